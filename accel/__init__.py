@@ -1,0 +1,1 @@
+"""How to decide sooner: samplers, block caches and the loops that run them. Needs torch only."""

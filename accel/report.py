@@ -1,0 +1,84 @@
+"""Proof of what an accelerator did in one plan, and the check that it did anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+__all__ = ["AccelReport", "AcceleratorIdleError"]
+
+
+class AcceleratorIdleError(RuntimeError):
+    """An accelerator was configured and never engaged, so the run was silently slow."""
+
+
+@dataclass(frozen=True)
+class AccelReport:
+    """What one plan (or, summed, one episode or run) computed and saved.
+
+    Attributes:
+        name: the accelerator, ``none`` for the policy as published.
+        exact: whether the output equals the un-accelerated one to rounding.
+        plans: number of plans that this report covers.
+        network_evaluations: denoiser calls, cached or not (K a plan for DDPM).
+        computed, reused: residual branches evaluated, and taken from the cache.
+        forked, drafted, accepted: branches of a shared prefix, tokens proposed and accepted.
+        host_syncs: times that the loop waited for a device value.
+        stage_ms: wall time a stage, in milliseconds.
+    """
+
+    name: str = "none"
+    exact: bool = True
+    plans: int = 1
+    network_evaluations: int = 0
+    computed: int = 0
+    reused: int = 0
+    forked: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    host_syncs: int = 0
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def engagement(self) -> float:
+        """Share of work that the accelerator saved, 0 to 1."""
+        work = self.computed + self.reused + self.drafted
+        return (self.reused + self.accepted) / work if work else 0.0
+
+    def check_engaged(self) -> AccelReport:
+        """Return self, or raise when an accelerator was named and saved nothing.
+
+        Raises:
+            AcceleratorIdleError: at 0 % engagement.
+        """
+        if self.name != "none" and self.engagement == 0.0:
+            raise AcceleratorIdleError(
+                f"accelerator {self.name!r} is configured and engaged 0 % over {self.plans} plans: "
+                f"{self.computed} branches computed, {self.reused} reused. Check its plan against "
+                "the policy, or run with accel=none."
+            )
+        return self
+
+    @classmethod
+    def total(cls, reports: Iterable[AccelReport]) -> AccelReport:
+        """Sum reports of one accelerator.
+
+        Raises:
+            ValueError: when `reports` is empty or mixes accelerators.
+        """
+        reports = list(reports)
+        names = {(r.name, r.exact) for r in reports}
+        if len(names) != 1:
+            raise ValueError(f"can only sum reports of one accelerator, got {sorted(names)}")
+        counts = {
+            key: sum(getattr(r, key) for r in reports)
+            for key in (
+                "plans", "network_evaluations", "computed", "reused",
+                "forked", "drafted", "accepted", "host_syncs",
+            )
+        }  # fmt: skip
+        stages = {key: 0.0 for r in reports for key in r.stage_ms}
+        for report in reports:
+            for key, value in report.stage_ms.items():
+                stages[key] += value
+        return cls(name=reports[0].name, exact=reports[0].exact, stage_ms=stages, **counts)

@@ -1,0 +1,1 @@
+"""fastloop: diffusion and flow policies in closed loop, several times faster, with proof."""

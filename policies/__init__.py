@@ -1,0 +1,1 @@
+"""What decides: a history of observations becomes a plan of actions."""

@@ -1,0 +1,1 @@
+"""Diffusion and flow policies: networks, observation encoders, losses and the policy itself."""

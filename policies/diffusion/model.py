@@ -1,0 +1,86 @@
+"""A diffusion policy's weights: observation encoder, denoiser and normalizer in one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from fastloop.accel.samplers.schedule import NoiseSchedule
+from fastloop.policies.diffusion.normalizer import LinearNormalizer
+from fastloop.policies.diffusion.unet import ConditionalUnet1D
+
+__all__ = ["DiffusionModel"]
+
+ACTION = "action"
+
+
+class DiffusionModel(nn.Module):
+    """The trained part of a diffusion policy, under its published state-dict prefixes.
+
+    Args:
+        model: the denoiser, `TransformerForDiffusion` or `ConditionalUnet1D`.
+        normalizer: per observation key and for ``action``.
+        keys: observation keys in the order in which they make up the condition.
+        obs_encoder: turns raw observations into features (B, O, F); None concatenates the
+            normalized low-dimensional observations.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        normalizer: LinearNormalizer,
+        keys: Sequence[str],
+        obs_encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.normalizer = normalizer
+        self.keys = tuple(keys)
+        self.obs_encoder = obs_encoder
+
+    def condition(self, observations: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Observation tokens (B, O, D) of raw observations (B, O, ...)."""
+        if self.obs_encoder is not None:
+            features: torch.Tensor = self.obs_encoder(observations, self.normalizer)
+            return features
+        normalized = [self.normalizer.normalize(key, observations[key]) for key in self.keys]
+        return torch.cat([value.flatten(2) for value in normalized], dim=-1)
+
+    def denoise(
+        self, sample: torch.Tensor, timestep: torch.Tensor, cond: torch.Tensor
+    ) -> torch.Tensor:
+        """One call of the network: (B, T, A) in, (B, T, A) out; `timestep` scalar or (B,)."""
+        if isinstance(self.model, ConditionalUnet1D):
+            return self.model(sample, timestep, global_cond=cond.flatten(1))
+        return self.model(sample, timestep, cond)
+
+    def loss(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        schedule: NoiseSchedule,
+        prediction_type: str,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Mean squared error of the denoising objective (Ho et al. 2020).
+
+        Args:
+            batch: observations (B, O, ...) by key and ``action`` (B, T, A), all raw.
+            schedule: how noise is added.
+            prediction_type: what the network predicts.
+            generator: source of noise and steps.
+
+        Returns:
+            scalar.
+        """
+        actions = self.normalizer.normalize(ACTION, batch[ACTION])
+        cond = self.condition(batch)
+        noise = torch.randn(actions.shape, generator=generator).to(actions)
+        steps = torch.randint(
+            len(schedule.alphas_cumprod), (len(actions),), generator=generator
+        ).to(actions.device)
+        output = self.denoise(schedule.add_noise(actions, noise, steps), steps, cond)
+        return mse_loss(output, schedule.target(actions, noise, steps, prediction_type))

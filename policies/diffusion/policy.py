@@ -1,0 +1,96 @@
+"""The diffusion policy: observations to condition, noise to actions through a denoise loop."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from fastloop.accel.denoise import DenoiseLoop, PlainLoop
+from fastloop.accel.samplers import Sampler
+from fastloop.policies.base import Budget, Plan
+from fastloop.policies.diffusion.model import ACTION, DiffusionModel
+from fastloop.policies.diffusion.stack import TransformerStack
+from fastloop.policies.diffusion.transformer import TransformerForDiffusion
+from fastloop.policies.history import History
+from fastloop.policies.rng import Rng
+from fastloop.policies.spec import PolicySpec
+
+__all__ = ["DiffusionPolicy"]
+
+
+class DiffusionPolicy:
+    """Diffusion Policy (Chi et al. 2023) as a pure function of history.
+
+    Args:
+        spec: what it reads and decides.
+        model: its weights; put in evaluation mode.
+        sampler: the chain from noise to actions.
+        digest: of the checkpoint, for provenance and to match cache plans.
+    """
+
+    def __init__(
+        self, spec: PolicySpec, model: DiffusionModel, sampler: Sampler, *, digest: str = ""
+    ) -> None:
+        self.spec = spec
+        self.model = model.eval().requires_grad_(False)
+        self.sampler = sampler
+        self.digest = digest
+        self.loop: DenoiseLoop = PlainLoop(model.denoise, sampler)
+
+    def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
+        """Denoise one chunk per environment; the budget is not used."""
+        with torch.inference_mode():
+            cond = self.condition(history)
+            noise = self.noise(rng).to(cond)
+            sample, report = self.loop(noise, cond)
+            actions = self.model.normalizer.unnormalize(ACTION, sample).float().cpu()
+        past = self.spec.n_obs_steps - 1
+        return Plan(
+            actions=actions[:, past:],
+            dt=1.0 / self.spec.control_hz,
+            t0=history.ticks,
+            past_actions=actions[:, :past],
+            report=report,
+        )
+
+    def condition(self, history: History) -> torch.Tensor:
+        """Observation tokens (B, O, D) of a history, on the weights' device and in their dtype."""
+        weight = next(self.model.model.parameters())
+        observations = {}
+        for key in self.spec.inputs:
+            value = history[key].to(weight.device)
+            observations[key] = value.to(weight.dtype) if value.is_floating_point() else value
+        return self.model.condition(observations)
+
+    def noise(self, rng: Rng) -> torch.Tensor:
+        """All noise of one chain, (num_noises, B, T, A), drawn per environment before the loop."""
+        shape = (self.sampler.num_noises, self.spec.horizon, self.spec.action.dim)
+        return rng.normal(shape).transpose(0, 1)
+
+    def stack(self) -> TransformerStack:
+        """The network as a list of residual branches, for block caches.
+
+        Raises:
+            ValueError: for networks that are no stack of residual branches.
+        """
+        if not isinstance(self.model.model, TransformerForDiffusion):
+            raise ValueError(
+                f"block caches need a transformer denoiser, this policy has "
+                f"{type(self.model.model).__name__}; use accel=none"
+            )
+        return TransformerStack(self.model.model, self.sampler.timesteps)
+
+    def with_loop(self, loop: DenoiseLoop) -> DiffusionPolicy:
+        """The same weights run through another denoise loop."""
+        other = copy.copy(self)
+        other.loop = loop
+        return other
+
+    def to(self, *args: Any, **kwargs: Any) -> DiffusionPolicy:
+        """A new policy with its weights on another device or in another dtype, un-accelerated."""
+        model = copy.deepcopy(self.model).to(*args, **kwargs)
+        weight = next(model.model.parameters())
+        sampler = self.sampler.to(weight.device, weight.dtype)
+        return DiffusionPolicy(self.spec, model, sampler, digest=self.digest)

@@ -1,0 +1,170 @@
+"""What a policy needs and what an environment offers, checked against each other before a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["ActionSpec", "EnvSpec", "PolicySpec", "SpecMismatchError", "TensorSpec", "check_specs"]
+
+
+class SpecMismatchError(ValueError):
+    """A policy and an environment do not fit; the message lists every difference, both sides named."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One observation of one frame, without batch and time axes.
+
+    Attributes:
+        shape: for instance ``(16,)``, or ``(3, 96, 96)`` for an image (channels first).
+        dtype: numpy name; images are ``uint8`` in 0..255.
+        low, high: the range of all elements.
+        names: what each element of a vector is, or empty when unknown.
+        unit: SI unit or the word that says otherwise (``pixel``).
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    low: float = -math.inf
+    high: float = math.inf
+    names: tuple[str, ...] = ()
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """One action of one tick.
+
+    Attributes:
+        dim: number of elements A.
+        kind: what the numbers mean, for instance ``absolute_position``, ``delta_pose``,
+            ``absolute_pose``, ``joint_position``.
+        low, high: bounds an element, length A.
+        names: what each element is, or empty when unknown.
+        unit: SI unit or the word that says otherwise.
+    """
+
+    dim: int
+    kind: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    names: tuple[str, ...] = ()
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not len(self.low) == len(self.high) == self.dim:
+            raise ValueError(
+                f"an action of {self.dim} elements needs {self.dim} bounds on each side, "
+                f"got {len(self.low)} lows and {len(self.high)} highs"
+            )
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy reads and what it decides.
+
+    Attributes:
+        inputs: observation key (LeRobot names) to its spec; the order is the order of the condition.
+        action: the actions that it plans.
+        n_obs_steps: O, frames in its window.
+        horizon: T, actions that its network predicts, the past ones included.
+        n_action_steps: actions executed before it plans again.
+        control_hz: actions a second.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    action: ActionSpec
+    n_obs_steps: int
+    horizon: int
+    n_action_steps: int
+    control_hz: float
+
+    def __post_init__(self) -> None:
+        if self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
+            raise ValueError(
+                f"{self.n_action_steps} action steps after {self.n_obs_steps - 1} past ones do not "
+                f"fit a horizon of {self.horizon}"
+            )
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an environment shows and what it obeys.
+
+    Attributes:
+        name: the environment's name in messages and results.
+        observations: observation key to its spec.
+        action: the actions that it takes.
+        control_hz: ticks a second.
+        max_steps: ticks after which an episode times out.
+        success: how success is judged, in words for the report.
+    """
+
+    name: str
+    observations: Mapping[str, TensorSpec]
+    action: ActionSpec
+    control_hz: float
+    max_steps: int
+    success: str = field(default="the environment's own criterion")
+
+
+def check_specs(policy: PolicySpec, env: EnvSpec, *, policy_name: str = "policy") -> None:
+    """Compare a policy with an environment: names, shapes, ranges, action kind and rate.
+
+    Raises:
+        SpecMismatchError: with one line per difference, naming both sides.
+    """
+    faults: list[str] = []
+    for key, wanted in policy.inputs.items():
+        if key not in env.observations:
+            offered = ", ".join(env.observations) or "nothing"
+            faults.append(f"{policy_name} reads {key!r}; {env.name} offers {offered}")
+            continue
+        given = env.observations[key]
+        for what in ("shape", "dtype"):
+            ours, theirs = getattr(wanted, what), getattr(given, what)
+            if ours != theirs:
+                faults.append(f"{key}: {policy_name} reads {what} {ours}, {env.name} gives {theirs}")
+        faults += _named(key, policy_name, wanted.names, env.name, given.names)
+        if given.low < wanted.low or given.high > wanted.high:
+            faults.append(
+                f"{key}: {policy_name} reads values in [{wanted.low}, {wanted.high}], "
+                f"{env.name} gives [{given.low}, {given.high}]"
+            )
+    faults += _action_faults(policy.action, policy_name, env.action, env.name)
+    if not math.isclose(policy.control_hz, env.control_hz):
+        faults.append(
+            f"rate: {policy_name} acts at {policy.control_hz} Hz, {env.name} ticks at "
+            f"{env.control_hz} Hz"
+        )
+    if faults:
+        raise SpecMismatchError(
+            f"{policy_name} cannot drive {env.name}:\n  " + "\n  ".join(faults)
+        )
+
+
+def _action_faults(ours: ActionSpec, policy: str, theirs: ActionSpec, env: str) -> list[str]:
+    if ours.dim != theirs.dim:
+        return [f"action: {policy} plans {ours.dim} elements, {env} takes {theirs.dim}"]
+    faults = []
+    if ours.kind != theirs.kind:
+        faults.append(f"action: {policy} plans {ours.kind}, {env} takes {theirs.kind}")
+    faults += _named("action", policy, ours.names, env, theirs.names)
+    if any(a < b for a, b in zip(ours.low, theirs.low, strict=True)) or any(
+        a > b for a, b in zip(ours.high, theirs.high, strict=True)
+    ):
+        faults.append(
+            f"action: {policy} plans within {ours.low} to {ours.high}, {env} takes {theirs.low} "
+            f"to {theirs.high}"
+        )
+    return faults
+
+
+def _named(
+    what: str, policy: str, ours: tuple[str, ...], env: str, theirs: tuple[str, ...]
+) -> list[str]:
+    if ours and theirs and ours != theirs:
+        return [f"{what}: {policy} names its elements {ours}, {env} names them {theirs}"]
+    return []

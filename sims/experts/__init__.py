@@ -1,0 +1,1 @@
+"""Scripted experts: they read a simulator's privileged state and return its actions."""

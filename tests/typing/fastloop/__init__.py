@@ -1,0 +1,1 @@
+../../../fastloop/__init__.py
