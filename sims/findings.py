@@ -1,0 +1,268 @@
+"""What a run shows: success, paired comparison, latency, speed-up and coverage.
+
+An episode that ended in an error counts as no success of its arm, and is a hole in the coverage.
+In a comparison an error of the candidate counts against it, and an error of the baseline drops the
+pair, so that a crash never flatters the candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, get_args
+
+import yaml
+from fastloop.sims.stats import (
+    Interval,
+    LatencySummary,
+    PairedDifference,
+    Verdict,
+    latency_summary,
+    mean_over_tasks,
+    non_inferiority,
+    paired_difference,
+    pairs_needed,
+    ratio_of_medians,
+    wilson,
+)
+from fastloop.sims.summary import Arm, Key, Outcome, RunSummary
+
+__all__ = ["ArmFindings", "Comparison", "Coverage", "Findings", "analyze", "result_json"]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the plan ended with a verdict on the policy.
+
+    Attributes:
+        planned: episodes planned, over all arms.
+        finished: those that ended in success, failure or timeout.
+        missing: by arm, the planned episodes that have not run.
+        errors: by arm, the episodes that broke.
+    """
+
+    planned: int
+    finished: int
+    missing: Mapping[str, list[Key]]
+    errors: Mapping[str, list[Key]]
+
+    @property
+    def value(self) -> float:
+        return self.finished / self.planned if self.planned else 0.0
+
+    @property
+    def complete(self) -> bool:
+        return 0 < self.planned == self.finished
+
+    def sentence(self) -> str:
+        """What is there and what is not, in one line for people."""
+        if not self.planned:
+            return "No episode was planned, so there is nothing to claim."
+        if self.complete:
+            return f"All {self.planned} planned episodes finished."
+        holes = [f"{name}: not run {_few(keys)}" for name, keys in self.missing.items() if keys]
+        holes += [f"{name}: error in {_few(keys)}" for name, keys in self.errors.items() if keys]
+        return (
+            f"Partial result: {self.finished} of {self.planned} planned episodes finished "
+            f"({self.value:.1%}). {'; '.join(holes)}."
+        )
+
+
+@dataclass(frozen=True)
+class ArmFindings:
+    """One policy's success (overall, by task, mean over tasks when several) and latency."""
+
+    name: str
+    success: Interval
+    outcomes: Mapping[Outcome, int]
+    by_task: Mapping[str, Interval]
+    over_tasks: Interval | None
+    latency: LatencySummary
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate against the baseline; `speedup` is None where nothing was timed."""
+
+    baseline: str
+    candidate: str
+    difference: PairedDifference
+    margin: float
+    verdict: Verdict
+    pairs_needed: int
+    speedup: Interval | None
+    interleaved: bool
+
+    @property
+    def speed_differs(self) -> bool:
+        """Whether the interval of the speed-up leaves out 1."""
+        return bool(self.speedup and not self.speedup.low <= 1 <= self.speedup.high)
+
+    def headline(self) -> str:
+        """The verdict in a few words."""
+        words = {
+            "non-inferior": "success not inferior",
+            "inferior": "success inferior",
+            "inconclusive": "success comparison still open",
+        }
+        pace = f"{self.speedup.value:.2f}x as fast" if self.speedup else "speed not measured"
+        if self.speedup and not self.speed_differs:
+            pace = "no speed-up shown"
+        return f"{self.candidate}: {pace}, {words[self.verdict]}"
+
+    def sentence(self) -> str:
+        """The claim that the run supports, and no stronger one."""
+        pace = ""
+        if self.speedup:
+            pace = (
+                f"{self.candidate} plans {self.speedup.value:.2f}x as fast as {self.baseline} "
+                f"({self.speedup.low:.2f} to {self.speedup.high:.2f}"
+                f"{'' if self.speed_differs else ', so no difference is shown'}). "
+            )
+        interval, points = self.difference.interval, f"{100 * self.margin:g} points"
+        if not interval.n:
+            return f"{pace}No pair of episodes has finished, so success cannot be compared."
+        shown = (
+            f"{100 * interval.value:+.1f} points ({100 * interval.low:+.1f} to "
+            f"{100 * interval.high:+.1f}) over {interval.n} pairs"
+        )
+        if self.verdict == "non-inferior":
+            return f"{pace}Its success is not worse by {points} or more: {shown}."
+        if self.verdict == "inferior":
+            return f"{pace}Its success is worse by more than {points}: {shown}."
+        return (
+            f"{pace}Whether its success is worse by {points} is open: {shown}; if the two are "
+            f"equally good, about {max(self.pairs_needed, interval.n + 1)} pairs would settle it."
+        )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report states; `comparisons` holds one for each arm after the first."""
+
+    arms: list[ArmFindings]
+    comparisons: list[Comparison]
+    coverage: Coverage
+
+
+@lru_cache(maxsize=1)
+def analyze(summary: RunSummary) -> Findings:
+    """Draw the conclusions from a run (cached: console, JSON and HTML show the same figures)."""
+    baseline = summary.arms[0]
+    return Findings(
+        arms=[_arm(arm) for arm in summary.arms],
+        comparisons=[_compare(summary, baseline, arm) for arm in summary.arms[1:]],
+        coverage=_coverage(summary),
+    )
+
+
+def result_json(summary: RunSummary) -> dict[str, Any]:
+    """The content of ``result.json``: verb, config, provenance, metrics and coverage.
+
+    Metrics are named ``success/<arm>`` and ``latency_p50/<arm>`` (p90, p99, max, cold_max), with
+    ``success_difference`` and ``speedup`` of the first candidate under these plain names and of
+    further ones as ``speedup/<arm>``. What could not be measured is null.
+    """
+    findings = analyze(summary)
+    metrics: dict[str, dict[str, Any]] = {}
+    for index, comparison in enumerate(findings.comparisons):
+        suffix = f"/{comparison.candidate}" if index else ""
+        metrics[f"success_difference{suffix}"] = _metric(
+            "fraction", **asdict(comparison.difference.interval)
+        )
+        speedup = comparison.speedup or Interval(math.nan, math.nan, math.nan, 0)
+        metrics[f"speedup{suffix}"] = _metric("x", **asdict(speedup))
+    for arm in findings.arms:
+        metrics[f"success/{arm.name}"] = _metric("fraction", **asdict(arm.success))
+        latency = arm.latency
+        for name in ("p50", "p90", "p99", "max"):
+            value = getattr(latency, name)
+            metrics[f"latency_{name}/{arm.name}"] = _metric("ms", value=value, n=latency.n)
+        metrics[f"latency_cold_max/{arm.name}"] = _metric(
+            "ms", value=latency.cold_max, n=latency.cold_n
+        )
+    return {
+        "schema": 1,
+        "verb": summary.verb,
+        "config": yaml.safe_load(summary.config) if summary.config else {},
+        "provenance": dict(summary.provenance),
+        "metrics": metrics,
+        "coverage": {
+            "value": findings.coverage.value,
+            "complete": findings.coverage.complete,
+            **asdict(findings.coverage),
+        },
+    }
+
+
+def _arm(arm: Arm) -> ArmFindings:
+    by_task: dict[str, list[bool]] = {}
+    for episode in arm.episodes:
+        by_task.setdefault(episode.task, []).append(episode.outcome == "success")
+    counts = Counter(episode.outcome for episode in arm.episodes)
+    return ArmFindings(
+        name=arm.name,
+        success=wilson(counts["success"], len(arm.episodes)),
+        outcomes={outcome: counts[outcome] for outcome in get_args(Outcome)},
+        by_task={task: wilson(sum(wins), len(wins)) for task, wins in sorted(by_task.items())},
+        over_tasks=mean_over_tasks(by_task) if len(by_task) > 1 else None,
+        latency=latency_summary(arm.latencies_ms, arm.cold),
+    )
+
+
+def _compare(summary: RunSummary, baseline: Arm, candidate: Arm) -> Comparison:
+    difference = paired_difference(
+        {episode.key: episode.outcome == "success" for episode in candidate.episodes},
+        {
+            episode.key: episode.outcome == "success"
+            for episode in baseline.episodes
+            if episode.outcome != "error"
+        },
+    )
+    times = summary.interleaved_ms
+    interleaved = baseline.name in times and candidate.name in times
+    slow = times[baseline.name] if interleaved else _warm(baseline)
+    fast = times[candidate.name] if interleaved else _warm(candidate)
+    return Comparison(
+        baseline=baseline.name,
+        candidate=candidate.name,
+        difference=difference,
+        margin=summary.margin,
+        verdict=non_inferiority(difference.interval, summary.margin),
+        pairs_needed=pairs_needed(difference.discordance, summary.margin),
+        speedup=ratio_of_medians(slow, fast, paired=interleaved) if slow and fast else None,
+        interleaved=interleaved,
+    )
+
+
+def _coverage(summary: RunSummary) -> Coverage:
+    missing, errors = {}, {}
+    for arm in summary.arms:
+        ran = {episode.key: episode.outcome for episode in arm.episodes}
+        missing[arm.name] = [key for key in summary.planned if key not in ran]
+        errors[arm.name] = [key for key in summary.planned if ran.get(key) == "error"]
+    planned = len(summary.planned) * len(summary.arms)
+    holes = sum(map(len, missing.values())) + sum(map(len, errors.values()))
+    return Coverage(planned, planned - holes, missing, errors)
+
+
+def _warm(arm: Arm) -> list[float]:
+    return [ms for ms, cold in zip(arm.latencies_ms, arm.cold, strict=True) if not cold]
+
+
+def _metric(
+    unit: str, *, value: float, n: int, low: float = math.nan, high: float = math.nan
+) -> dict[str, Any]:
+    numbers = {"value": value, "low": low, "high": high}
+    return {"unit": unit, "n": n} | {
+        name: None if math.isnan(number) else number for name, number in numbers.items()
+    }
+
+
+def _few(keys: Iterable[Key], shown: int = 5) -> str:
+    keys = list(keys)
+    names = ", ".join(f"{task} seed {seed}" for task, seed in keys[:shown])
+    return f"{names} and {len(keys) - shown} more" if len(keys) > shown else names

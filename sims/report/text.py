@@ -1,0 +1,119 @@
+"""How figures are written, alike in the console and in the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastloop.sims.findings import ArmFindings, Comparison
+from fastloop.sims.stats import Interval
+
+__all__ = [
+    "LATENCY_HEAD",
+    "SUCCESS_HEAD",
+    "accel_facts",
+    "latency_row",
+    "milliseconds",
+    "p_value",
+    "percent",
+    "points",
+    "success_row",
+    "times",
+]
+
+SUCCESS_HEAD = (
+    "policy", "success rate", "95 % interval", "n", "success", "failure", "timeout", "error",
+)  # fmt: skip
+LATENCY_HEAD = ("policy", "p50", "p90", "p99", "max", "calls", "cold calls", "cold p50", "cold max")
+
+
+def percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}".replace("%", " %")
+
+
+def points(value: float) -> str:
+    """A signed difference of rates in percentage points."""
+    return "-" if math.isnan(value) else f"{100 * value:+.1f}"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits, never an exponent."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def times(value: float) -> str:
+    return f"{value:.2f}x"
+
+
+def p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def success_row(arm: ArmFindings) -> list[str]:
+    """Cells under `SUCCESS_HEAD`."""
+    counts = [str(arm.outcomes[o]) for o in ("success", "failure", "timeout", "error")]
+    return [arm.name, *rate_cells(arm.success), *counts]
+
+
+def rate_cells(rate: Interval) -> list[str]:
+    """Value, interval and n of a success rate."""
+    return [percent(rate.value), f"{percent(rate.low)} to {percent(rate.high)}", str(rate.n)]
+
+
+def latency_row(arm: ArmFindings) -> list[str]:
+    """Cells under `LATENCY_HEAD`."""
+    t = arm.latency
+    warm = [milliseconds(value) for value in (t.p50, t.p90, t.p99, t.max)]
+    cold = [str(t.cold_n), milliseconds(t.cold_p50), milliseconds(t.cold_max)]
+    return [arm.name, *warm, str(t.n), *cold]
+
+
+def comparison_rows(comparison: Comparison) -> list[tuple[str, str]]:
+    """The paired comparison as names and values."""
+    paired, interval = comparison.difference, comparison.difference.interval
+    low, high = points(interval.low), points(interval.high)
+    margin = f"{100 * comparison.margin:g} points"
+    rows = [
+        ("success difference", f"{points(interval.value)} points ({low} to {high})"),
+        ("pairs", str(interval.n)),
+        ("discordant pairs", f"{paired.gained} gained, {paired.lost} lost"),
+        ("McNemar exact p", p_value(paired.p_value)),
+        (f"non-inferiority at {margin}", comparison.verdict),
+    ]
+    if comparison.verdict == "inconclusive":
+        rows.append(("pairs that would settle it", f"about {comparison.pairs_needed}"))
+    if comparison.speedup:
+        speed = comparison.speedup
+        how = "interleaved pairs" if comparison.interleaved else "calls of the episodes"
+        rows.append(
+            (
+                "speed-up",
+                f"{times(speed.value)} ({times(speed.low)} to {times(speed.high)}), "
+                f"{speed.n} {how}",
+            )
+        )
+    return rows
+
+
+def accel_facts(accel: Mapping[str, Any]) -> dict[str, str]:
+    """An AccelReport's fields for people: engagement, counts a plan, and time a stage."""
+    if not accel:
+        return {}
+    plans = max(1, accel.get("plans", 1))
+    work = sum(accel.get(name, 0) for name in ("computed", "reused", "drafted"))
+    saved = sum(accel.get(name, 0) for name in ("reused", "accepted"))
+    facts = {
+        "accelerator": str(accel.get("name", "none")),
+        "output": "exact" if accel.get("exact") else "approximate",
+        "plans": str(plans),
+        "work saved": percent(saved / work) if work else "-",
+    }
+    for name, value in accel.items():
+        if isinstance(value, int) and not isinstance(value, bool) and name != "plans" and value:
+            facts[f"{name.replace('_', ' ')} per plan"] = f"{value / plans:.5g}"
+    for stage, ms in accel.get("stage_ms", {}).items():
+        facts[f"{stage} per plan"] = milliseconds(ms / plans)
+    return facts
