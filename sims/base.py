@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
-from fastloop.policies.spec import EnvSpec, TensorSpec
 from numpy.typing import NDArray
+
+from fastloop.policies.spec import EnvSpec, TensorSpec
 
 __all__ = ["CannotRestoreError", "Observation", "Sim", "SimState"]
 
 Observation = dict[str, NDArray[Any]]
 
 
-class CannotRestoreError(NotImplementedError):
-    """The engine behind a simulator cannot save or restore its state; the message names it."""
+class CannotRestoreError(RuntimeError):
+    """An episode did not come out the same when it was replayed; the message says where."""
 
 
 @dataclass(frozen=True)
 class SimState:
-    """A moment of an episode, good for the simulator object that saved it and for its equals.
+    """A moment of an episode, good for every simulator object of the same configuration.
 
     Attributes:
-        step: ticks since the reset.
-        engine: what the engine needs to go on from here.
+        seed: the episode's seed.
+        actions: what was done since the reset.
+        observation: what was seen then.
+        engine: the engine's own state, or None where it has none that is exact: then the episode is
+            replayed.
     """
 
-    step: int
+    seed: int
+    actions: tuple[NDArray[np.float64], ...]
+    observation: Observation
     engine: Any
 
 
@@ -52,15 +58,17 @@ class Sim(gymnasium.Env[Observation, NDArray[Any]], abc.ABC):
     def __init__(self, env_spec: EnvSpec) -> None:
         self.env_spec = env_spec
         self.render_mode = "rgb_array"
-        self.observation_space: gymnasium.Space[Observation] = gymnasium.spaces.Dict(
-            {key: _space(spec) for key, spec in env_spec.observations.items()}
-        )
+        spaces: dict[str, gymnasium.Space[Any]] = {
+            key: _space(spec) for key, spec in env_spec.observations.items()
+        }
+        self.observation_space = cast(gymnasium.Space[Observation], gymnasium.spaces.Dict(spaces))
         self._low = np.asarray(env_spec.action.low, dtype=np.float64)
         self._high = np.asarray(env_spec.action.high, dtype=np.float64)
         self.action_space = gymnasium.spaces.Box(
             self._low.astype(np.float32), self._high.astype(np.float32)
         )
-        self._step_count: int | None = None
+        self._seed: int | None = None
+        self._actions: list[NDArray[np.float64]] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -78,8 +86,9 @@ class Sim(gymnasium.Env[Observation, NDArray[Any]], abc.ABC):
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
-        self._step_count = 0
-        return self._reset(seed), {"is_success": False, "seed": seed}
+        self._seed, self._actions = seed, []
+        self._observation = self._reset(seed)
+        return self._observation, {"is_success": False, "seed": seed}
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Act for one tick.
@@ -95,7 +104,7 @@ class Sim(gymnasium.Env[Observation, NDArray[Any]], abc.ABC):
             ValueError: for an action of another shape or with a number that is not finite, and
                 before the first reset.
         """
-        if self._step_count is None:
+        if self._seed is None:
             raise ValueError(f"{self.env_spec.name}: call reset() before step()")
         action = np.asarray(action, dtype=np.float64)
         if action.shape != self._low.shape:
@@ -104,35 +113,45 @@ class Sim(gymnasium.Env[Observation, NDArray[Any]], abc.ABC):
             )
         if not np.isfinite(action).all():
             raise ValueError(
-                f"{self.env_spec.name} got the action {action} at tick {self._step_count}: "
+                f"{self.env_spec.name} got the action {action} at tick {len(self._actions)}: "
                 "every element must be finite"
             )
-        observation, reward, ended, info = self._step(np.clip(action, self._low, self._high))
-        self._step_count += 1
+        action = np.clip(action, self._low, self._high)
+        self._observation, reward, ended, info = self._step(action)
+        self._actions.append(action)
         terminated = ended or bool(info["is_success"])
-        truncated = self._step_count >= self.env_spec.max_steps and not terminated
-        return observation, reward, terminated, truncated, info
+        truncated = len(self._actions) >= self.env_spec.max_steps and not terminated
+        return self._observation, reward, terminated, truncated, info
 
     def save(self) -> SimState:
-        """The present moment, to be given to `restore`.
-
-        Raises:
-            CannotRestoreError: where the engine cannot.
-        """
-        if self._step_count is None:
+        """The present moment, to be given to `restore`; the episode goes on undisturbed."""
+        if self._seed is None:
             raise ValueError(f"{self.env_spec.name}: call reset() before save()")
-        return SimState(self._step_count, self._save())
+        return SimState(self._seed, tuple(self._actions), self._observation, self._save())
 
     def restore(self, state: SimState) -> Observation:
         """Go back (or over) to a saved moment and return its observation.
 
         Raises:
-            CannotRestoreError: where the engine cannot.
+            CannotRestoreError: where the engine's state cannot be set exactly and a replay of the
+                episode comes out different.
         """
-        if self._step_count is None:
-            raise ValueError(f"{self.env_spec.name}: call reset() before restore()")
-        observation = self._restore(state.engine)
-        self._step_count = state.step
+        if state.engine is None:
+            observation = self._reset(state.seed)
+            for action in state.actions:
+                observation = self._step(action)[0]
+        else:
+            if state.seed != self._seed:
+                self._reset(state.seed)
+            observation = self._restore(state.engine)
+        for key, value in state.observation.items():
+            if not np.array_equal(observation[key], value):
+                raise CannotRestoreError(
+                    f"{self.env_spec.name} is not repeatable: {key} came out different after "
+                    f"{len(state.actions)} steps of the episode with seed {state.seed}"
+                )
+        self._seed, self._actions = state.seed, list(state.actions)
+        self._observation = observation
         return observation
 
     def render(self) -> NDArray[np.uint8]:
@@ -152,10 +171,12 @@ class Sim(gymnasium.Env[Observation, NDArray[Any]], abc.ABC):
         """The scene as (H, W, 3) uint8."""
 
     def _save(self) -> Any:
-        raise CannotRestoreError(f"{self.env_spec.name} cannot save its state")
+        """The engine's exact state, or None where only a replay is exact."""
+        return None
 
     def _restore(self, state: Any) -> Observation:
-        raise CannotRestoreError(f"{self.env_spec.name} cannot restore a state")
+        """Set what `_save` gave, within the same episode."""
+        raise NotImplementedError
 
 
 def _space(spec: TensorSpec) -> gymnasium.spaces.Box:
