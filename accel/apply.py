@@ -1,0 +1,118 @@
+"""Put an accelerator on a policy, from outside, and take it off again."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Protocol, Self, TypeVar
+
+import torch
+
+from fastloop.accel.block_cache.cached import CachedLoop
+from fastloop.accel.block_cache.calibrate import make_plan
+from fastloop.accel.block_cache.plan import CachePlan
+from fastloop.accel.block_cache.stack import ResidualStack
+from fastloop.accel.config import AccelConfig
+from fastloop.accel.denoise import DenoiseLoop
+from fastloop.accel.report import AccelReport
+from fastloop.accel.samplers.base import Sampler
+
+__all__ = ["Accelerable", "AcceleratedLoop", "accelerate", "remove"]
+
+
+class Accelerable(Protocol):
+    """A policy whose denoise loop can be exchanged.
+
+    Attributes:
+        loop: what runs now.
+        sampler: the reverse process.
+        digest: of the checkpoint, empty when it has none.
+    """
+
+    loop: DenoiseLoop
+    sampler: Sampler
+    digest: str
+
+    def stack(self) -> ResidualStack:
+        """The network as a list of residual branches, or ValueError when it is none."""
+        ...
+
+    def with_loop(self, loop: DenoiseLoop) -> Self:
+        """The same weights run through another loop."""
+        ...
+
+
+P = TypeVar("P", bound=Accelerable)
+
+
+class AcceleratedLoop:
+    """The loop of an accelerated policy, with the one that it replaced.
+
+    Attributes:
+        fast: what runs.
+        plain: what `remove` puts back.
+    """
+
+    def __init__(self, fast: CachedLoop, plain: DenoiseLoop) -> None:
+        self.fast = fast
+        self.plain = plain
+
+    def __call__(
+        self, noise: torch.Tensor, cond: torch.Tensor | None
+    ) -> tuple[torch.Tensor, AccelReport]:
+        """See `DenoiseLoop`."""
+        return self.fast(noise, cond)
+
+
+def accelerate(
+    policy: P,
+    config: AccelConfig,
+    *,
+    observations: tuple[torch.Tensor, torch.Tensor | None] | None = None,
+) -> P:
+    """A policy that shares `policy`'s weights and decides sooner.
+
+    An accelerator that is already there is replaced, so applying the same one twice changes
+    nothing, and `kind="none"` takes it off. The environment variable `FASTLOOP_ACCEL=off` turns
+    every accelerator into that.
+
+    Args:
+        policy: plain or accelerated; not changed.
+        config: which accelerator.
+        observations: noises (num_noises, M, T, A) and conds (M, O, D) to calibrate on, for kinds
+            that need it and have no saved plan.
+
+    Raises:
+        ValueError: the plan is for another policy or is damaged, observations are missing, or the
+            policy's network is no stack of residual branches.
+    """
+    plain = remove(policy)
+    if config.kind == "none" or os.environ.get("FASTLOOP_ACCEL") == "off":
+        return plain
+    stack = plain.stack()
+    if config.plan is not None:
+        plan = CachePlan.load(config.plan)
+        _warn_of_settings_without_effect(config, plan)
+    else:
+        plan = make_plan(config, stack, plain.sampler, observations, digest=plain.digest)
+    fast = CachedLoop(stack, plain.sampler, plan, digest=plain.digest)
+    return plain.with_loop(AcceleratedLoop(fast, plain.loop))
+
+
+def remove(policy: P) -> P:
+    """`policy` as published; itself when nothing accelerates it."""
+    loop = policy.loop
+    return policy.with_loop(loop.plain) if isinstance(loop, AcceleratedLoop) else policy
+
+
+def _warn_of_settings_without_effect(config: AccelConfig, plan: CachePlan) -> None:
+    made = plan.provenance
+    names = ["kind", "budget", "union", "metric", "force_last"]
+    asked = [config.kind, config.budget, config.union, config.metric, config.force_last]
+    had = [made.algorithm, made.budget, made.union, made.metric, made.force_last]
+    for name, ours, theirs in zip(names, asked, had, strict=True):
+        if ours != theirs and theirs not in ("", None):
+            warnings.warn(
+                f"accel.{name}={ours} has no effect: the plan {config.plan} was made with {theirs}",
+                stacklevel=3,
+            )
