@@ -11,7 +11,6 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
-
 from fastloop.accel.samplers import (
     BETA_SCHEDULES,
     PREDICTION_TYPES,
