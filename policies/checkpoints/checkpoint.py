@@ -1,0 +1,98 @@
+"""One description of a trained diffusion policy, whichever project's file it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastloop.accel.samplers import SamplerConfig
+from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.diffusion.vision import VisionConfig
+from fastloop.policies.spec import ActionSpec, PolicySpec, TensorSpec
+
+__all__ = ["Checkpoint", "file_digest"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a file says about a policy, in our names.
+
+    Attributes:
+        kind: the format it was read from, ``fastloop``, ``diffusion_policy`` or ``lerobot``.
+        network: ``transformer`` (`TransformerForDiffusion`) or ``unet`` (`ConditionalUnet1D`).
+        arch: arguments of the network's constructor.
+        sampler: the chain from noise to actions.
+        state_dict: of a `DiffusionModel`: ``model.*``, ``normalizer.*`` and ``obs_encoder.*``, on
+            the CPU, floating point as float32.
+        inputs: observation key to its spec, in the order of the condition.
+        action_dim: A.
+        n_obs_steps, horizon, n_action_steps: as in `PolicySpec`.
+        vision: how images become features, None for low-dimensional policies.
+        action: what the actions mean; published files do not say.
+        control_hz: actions a second; published files do not say.
+        ema: whether these are averaged weights.
+        training: what is known of the training run: steps, epochs, data, seed.
+        source: the path that it was read from.
+        digest: sha256 of what was read.
+    """
+
+    kind: str
+    network: str
+    arch: Mapping[str, Any]
+    sampler: SamplerConfig
+    state_dict: Mapping[str, torch.Tensor] = field(repr=False)
+    inputs: Mapping[str, TensorSpec]
+    action_dim: int
+    n_obs_steps: int
+    horizon: int
+    n_action_steps: int
+    vision: VisionConfig | None = None
+    action: ActionSpec | None = None
+    control_hz: float | None = None
+    ema: bool = False
+    training: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    digest: str = ""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the network and its observation encoder, buffers included."""
+        return sum(v.numel() for k, v in self.state_dict.items() if not k.startswith("normalizer."))
+
+    @property
+    def spec(self) -> PolicySpec:
+        """What the policy reads and decides.
+
+        Raises:
+            CheckpointError: when the file does not say what its actions mean or their rate; give
+                them with ``dataclasses.replace(checkpoint, action=..., control_hz=...)``.
+        """
+        if self.action is None or self.control_hz is None:
+            raise CheckpointError(
+                f"{self.source} says that the policy plans {self.action_dim} numbers and not what "
+                "they mean or how often: give the action (kind, bounds) and control_hz of the task "
+                "that it was trained on"
+            )
+        return PolicySpec(
+            inputs=self.inputs,
+            action=self.action,
+            n_obs_steps=self.n_obs_steps,
+            horizon=self.horizon,
+            n_action_steps=self.n_action_steps,
+            control_hz=self.control_hz,
+        )
+
+
+def file_digest(*paths: Path) -> str:
+    """sha256 over the bytes of `paths`, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

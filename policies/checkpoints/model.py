@@ -1,0 +1,23 @@
+"""The module that a checkpoint describes, with its weights in it."""
+
+from __future__ import annotations
+
+from fastloop.policies.checkpoints.checkpoint import Checkpoint
+from fastloop.policies.checkpoints.checks import NETWORKS, normalizer_widths
+from fastloop.policies.diffusion.model import DiffusionModel
+from fastloop.policies.diffusion.normalizer import LinearNormalizer
+from fastloop.policies.diffusion.vision import ObservationEncoder
+
+__all__ = ["build_model"]
+
+
+def build_model(checkpoint: Checkpoint) -> DiffusionModel:
+    """Build the network, its normalizer and its observation encoder, in evaluation mode."""
+    model = DiffusionModel(
+        NETWORKS[checkpoint.network](**checkpoint.arch),
+        LinearNormalizer(normalizer_widths(checkpoint.inputs, checkpoint.action_dim)),
+        tuple(checkpoint.inputs),
+        ObservationEncoder(checkpoint.inputs, checkpoint.vision) if checkpoint.vision else None,
+    )
+    model.load_state_dict(checkpoint.state_dict)
+    return model.eval()

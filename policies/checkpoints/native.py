@@ -1,0 +1,215 @@
+"""Our own checkpoint folder: ``config.json`` describes, ``model.safetensors`` holds the weights.
+
+Neither can carry code. The configuration names the digest of the weights, so a folder whose two
+files are not of one save is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from fastloop.policies.checkpoints.checkpoint import Checkpoint, file_digest
+from fastloop.policies.checkpoints.checks import (
+    NETWORKS,
+    check_network,
+    check_normalizer,
+    check_vision,
+    sampler_config,
+    to_float32,
+)
+from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.checkpoints.files import read_json, read_safetensors
+from fastloop.policies.diffusion.vision import VisionConfig
+from fastloop.policies.spec import ActionSpec, TensorSpec
+
+__all__ = ["FORMAT", "VERSION", "load", "save"]
+
+FORMAT = "fastloop.policy"
+VERSION = 1
+FIELDS = ("network", "arch", "spec", "sampler", "vision", "ema", "training", "weights")
+
+
+def save(folder: str | Path, checkpoint: Checkpoint, *, half: bool = False) -> Path:
+    """Write a checkpoint folder; each file appears whole or not at all.
+
+    Args:
+        folder: made when missing; other files in it are left alone.
+        checkpoint: what to write.
+        half: store floating-point weights as float16; the normalizer stays float32.
+
+    Returns:
+        the folder.
+
+    Raises:
+        CheckpointError: when a weight does not fit half precision.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: _stored(key, value, half) for key, value in checkpoint.state_dict.items()}
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    # Written in full beside the old files, then both are put in place at once.
+    new_weights, new_config = folder / ".model.safetensors.new", folder / ".config.json.new"
+    try:
+        save_file(tensors, new_weights, metadata={"format": "pt"})
+        described = _to_json(checkpoint)
+        described["weights"] = {
+            "file": weights.name,
+            "sha256": file_digest(new_weights),
+            "dtype": "float16" if half else "float32",
+        }
+        new_config.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        for path in (new_weights, new_config):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        new_weights.replace(weights)
+        new_config.replace(config)
+    finally:
+        new_weights.unlink(missing_ok=True)
+        new_config.unlink(missing_ok=True)
+    return folder
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint folder that `save` wrote.
+
+    Raises:
+        CheckpointError: when a file is missing or damaged, of a newer version, or the two are not
+            of one save.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"{folder}: expected {FORMAT} version {VERSION}, found {config.get('format')} version "
+            f"{config.get('version')}"
+        )
+    if missing := [name for name in FIELDS if name not in config]:
+        raise CheckpointError(f"{folder}/config.json has no {', '.join(missing)}")
+    if config["network"] not in NETWORKS:
+        raise CheckpointError(
+            f"{folder}: unknown network {config['network']!r}; choose one of {', '.join(NETWORKS)}"
+        )
+    path = folder / "model.safetensors"
+    state_dict = to_float32(read_safetensors(path))
+    digest = file_digest(path)
+    if digest != config["weights"].get("sha256"):
+        raise CheckpointError(
+            f"{folder}: config.json belongs to weights {config['weights'].get('sha256')}, "
+            f"model.safetensors is {digest}: damaged, or the two files are of different saves"
+        )
+    try:
+        spec = _spec_from_json(config["spec"]) | {"vision": _vision_from_json(config["vision"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}/config.json: the spec is malformed ({error!r})") from error
+    check_network(config["network"], config["arch"], state_dict, str(folder))
+    check_vision(spec["vision"], spec["inputs"], state_dict, str(folder))
+    check_normalizer(spec["inputs"], spec["action_dim"], state_dict, str(folder))
+    return Checkpoint(
+        kind="fastloop",
+        network=config["network"],
+        arch=config["arch"],
+        sampler=sampler_config(config["sampler"], str(folder)),
+        state_dict=state_dict,
+        **spec,
+        ema=config["ema"],
+        training=config["training"],
+        source=str(folder),
+        digest=digest,
+    )
+
+
+def _stored(key: str, value: torch.Tensor, half: bool) -> torch.Tensor:
+    if not half or not value.is_floating_point() or key.startswith("normalizer."):
+        return value.contiguous().clone()
+    small = value.half()
+    if (small.isinf() & ~value.isinf()).any():
+        raise CheckpointError(f"{key} holds values beyond half precision; save with half=False")
+    return small.contiguous()
+
+
+def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    action = checkpoint.action
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "network": checkpoint.network,
+        "arch": dict(checkpoint.arch),
+        "spec": {
+            "inputs": {
+                key: {**dataclasses.asdict(s), "low": _finite(s.low), "high": _finite(s.high)}
+                for key, s in checkpoint.inputs.items()
+            },
+            "action_dim": checkpoint.action_dim,
+            "action": None
+            if action is None
+            else {
+                **dataclasses.asdict(action),
+                "low": [_finite(value) for value in action.low],
+                "high": [_finite(value) for value in action.high],
+            },
+            "n_obs_steps": checkpoint.n_obs_steps,
+            "horizon": checkpoint.horizon,
+            "n_action_steps": checkpoint.n_action_steps,
+            "control_hz": checkpoint.control_hz,
+        },
+        "sampler": dataclasses.asdict(checkpoint.sampler),
+        "vision": dataclasses.asdict(checkpoint.vision) if checkpoint.vision else None,
+        "ema": checkpoint.ema,
+        "training": dict(checkpoint.training),
+    }
+
+
+def _spec_from_json(spec: Mapping[str, Any]) -> dict[str, Any]:
+    action = spec["action"]
+    return {
+        "inputs": {
+            key: TensorSpec(
+                shape=tuple(value["shape"]),
+                dtype=value["dtype"],
+                low=_bound(value["low"], -math.inf),
+                high=_bound(value["high"], math.inf),
+                names=tuple(value["names"]),
+                unit=value["unit"],
+            )
+            for key, value in spec["inputs"].items()
+        },
+        "action": None
+        if action is None
+        else ActionSpec(
+            dim=action["dim"],
+            kind=action["kind"],
+            low=tuple(_bound(value, -math.inf) for value in action["low"]),
+            high=tuple(_bound(value, math.inf) for value in action["high"]),
+            names=tuple(action["names"]),
+            unit=action["unit"],
+        ),
+        **{
+            name: spec[name]
+            for name in ("action_dim", "n_obs_steps", "horizon", "n_action_steps", "control_hz")
+        },
+    }
+
+
+def _vision_from_json(vision: Mapping[str, Any] | None) -> VisionConfig | None:
+    if vision is None:
+        return None
+    crop = vision["crop_shape"]
+    return VisionConfig(**{**vision, "crop_shape": tuple(crop) if crop else None})
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: None stands for no bound."""
+    return value if math.isfinite(value) else None
+
+
+def _bound(value: float | None, unbounded: float) -> float:
+    return unbounded if value is None else value
