@@ -66,8 +66,8 @@ class Coverage:
         holes = [f"{name}: not run {_few(keys)}" for name, keys in self.missing.items() if keys]
         holes += [f"{name}: error in {_few(keys)}" for name, keys in self.errors.items() if keys]
         return (
-            f"Partial result: {self.finished} of {self.planned} planned episodes finished "
-            f"({self.value:.1%}). {'; '.join(holes)}."
+            f"Partial result: {self.finished} of {self.planned} planned episodes "
+            f"finished. {'; '.join(holes)}."
         )
 
 
@@ -133,10 +133,13 @@ class Comparison:
             return f"{pace}Its success is not worse by {points} or more: {shown}."
         if self.verdict == "inferior":
             return f"{pace}Its success is worse by more than {points}: {shown}."
-        return (
-            f"{pace}Whether its success is worse by {points} is open: {shown}; if the two are "
-            f"equally good, about {max(self.pairs_needed, interval.n + 1)} pairs would settle it."
-        )
+        return f"{pace}Whether its success is worse by {points} is open: {shown}; {self.outlook()}."
+
+    def outlook(self) -> str:
+        """What an open comparison still needs."""
+        if self.pairs_needed > self.difference.interval.n:
+            return f"about {self.pairs_needed} pairs would settle it if the two are equally good"
+        return "more pairs are needed, and they may well show a loss"
 
 
 @dataclass(frozen=True)
@@ -224,8 +227,8 @@ def _compare(summary: RunSummary, baseline: Arm, candidate: Arm) -> Comparison:
     )
     times = summary.interleaved_ms
     interleaved = baseline.name in times and candidate.name in times
-    slow = times[baseline.name] if interleaved else _warm(baseline)
-    fast = times[candidate.name] if interleaved else _warm(candidate)
+    slow = list(times[baseline.name]) if interleaved else _warm(baseline)
+    fast = list(times[candidate.name]) if interleaved else _warm(candidate)
     return Comparison(
         baseline=baseline.name,
         candidate=candidate.name,

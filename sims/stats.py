@@ -155,18 +155,26 @@ def _tango_low(b: int, c: int, n: int, z: float) -> float:
     """The smallest difference that the score test at `z` does not reject."""
 
     def excess(delta: float) -> float:
-        # q is the probability of "only the second", most likely given the difference delta.
-        linear = -b - c + (2 * n - b + c) * delta
-        root = math.sqrt(max(0.0, linear**2 + 8 * n * c * delta * (1 - delta)))
-        q = (root - linear) / (4 * n)
-        variance = n * max(0.0, 2 * q + delta * (1 - delta))
-        return b - c - n * delta - z * math.sqrt(variance)
+        return b - c - n * delta - z * math.sqrt(n * _score_variance(b / n, c / n, delta))
 
     # The variance may vanish at the estimate itself, which is then a root that we do not want.
     below = (b - c) / n - 1e-12
     if below <= -1 or excess(-1.0) <= 0:
         return -1.0
     return float(optimize.brentq(excess, -1.0, below, xtol=1e-12))
+
+
+def _score_variance(first: float, second: float, delta: float) -> float:
+    """Variance of one pair's difference if the true one is `delta`.
+
+    Args:
+        first, second: observed shares of pairs in which only the first, the second succeeds.
+    """
+    # q is the probability of "only the second", most likely given the difference delta.
+    linear = -first - second + (2 - first + second) * delta
+    root = math.sqrt(max(0.0, linear**2 + 8 * second * delta * (1 - delta)))
+    q = (root - linear) / 4
+    return max(0.0, 2 * q + delta * (1 - delta))
 
 
 def paired_difference(
@@ -204,10 +212,9 @@ def pairs_needed(
     power: float = 0.8,
     confidence: float = 0.95,
 ) -> int:
-    """Number of pairs that shows non-inferiority with the given power.
+    """Number of pairs at which `tango` shows non-inferiority with the given power.
 
-    Follows Liu et al. (2002, Statist. Med. 21:231), and asks for at least the pairs at which
-    `tango` clears the margin without a single discordant pair.
+    Nam (1997, Biometrics 53:1422), whose variance at the margin is that of the score test.
 
     Args:
         discordance: share of pairs that end differently, 0 to 1.
@@ -219,10 +226,12 @@ def pairs_needed(
         raise ValueError(f"no number of pairs can show {difference} to be above {-margin}")
     if not abs(difference) <= discordance <= 1:
         raise ValueError(f"discordance must lie in [{abs(difference)}, 1], got {discordance}")
+    gained, lost = (discordance + difference) / 2, (discordance - difference) / 2
+    at_margin = math.sqrt(_score_variance(gained, lost, -margin))
+    at_truth = math.sqrt(discordance - difference**2)
     z = float(stats.norm.ppf(0.5 + confidence / 2))
-    spread = discordance - difference**2
-    pairs = (z + float(stats.norm.ppf(power))) ** 2 * spread / (margin + difference) ** 2
-    return math.ceil(max(pairs, z**2 * (1 - margin) / margin))
+    reach = z * at_margin + float(stats.norm.ppf(power)) * at_truth
+    return math.ceil((reach / (margin + difference)) ** 2)
 
 
 def latency_summary(latencies_ms: Sequence[float], cold: Sequence[bool]) -> LatencySummary:

@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from operator import methodcaller
 from typing import Any, Literal, get_args
 
 __all__ = ["Arm", "Episode", "Key", "Outcome", "PlanMask", "RunSummary", "Video"]
@@ -149,8 +148,7 @@ class RunSummary:
 
     def to_json(self) -> str:
         """Serialize, to be read back by `from_json`."""
-        # numpy's scalars, which clocks and masks bring along, become Python's.
-        return json.dumps(asdict(self), allow_nan=False, default=methodcaller("item"))
+        return json.dumps(asdict(self), default=_plain)
 
     @classmethod
     def from_json(cls, text: str) -> RunSummary:
@@ -179,3 +177,8 @@ def _check_latencies(name: str, latencies_ms: Sequence[float]) -> None:
     wrong = [ms for ms in latencies_ms if not (ms > 0 and math.isfinite(ms))]
     if wrong:
         raise ValueError(f"latencies of {name!r} must be positive milliseconds, got {wrong[:5]}")
+
+
+def _plain(value: Any) -> Any:
+    """numpy's scalars and arrays, which clocks and masks bring along, as Python's; else text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

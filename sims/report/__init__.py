@@ -28,7 +28,7 @@ def write_report(summary: RunSummary, folder: Path, console: Console | None = No
     folder.mkdir(parents=True, exist_ok=True)
     # The observations first: whatever happens after this, nothing measured is lost.
     (folder / "summary.json").write_text(summary.to_json(), encoding="utf-8")
-    result = json.dumps(result_json(summary), indent=2, allow_nan=False, default=str)
+    result = json.dumps(result_json(summary), indent=2, default=str)
     (folder / "result.json").write_text(result + "\n", encoding="utf-8")
     if console:
         print_report(summary, console)

@@ -130,7 +130,8 @@ def reuse_map(plan: PlanMask) -> Html:
         seams = "".join(f"M{left + cell * k:.2f} 0V{row * len(names)}" for k in range(1, steps))
         parts.append(element("path", d=seams, class_="seam"))
     base = row * len(names) + 16
-    for step in sorted({0, *range(9, steps, max(10, 10 * (steps // 100))), steps - 1}):
+    stride = 1 if steps <= 20 else 10 * math.ceil(steps / 200)
+    for step in sorted({0, *range(stride - 1, steps, stride)}):
         parts.append(
             element("text", step + 1, x=left + cell * (step + 0.5), y=base, text_anchor="middle")
         )

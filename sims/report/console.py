@@ -29,7 +29,7 @@ def print_report(summary: RunSummary, console: Console) -> None:
     console.print(_table("Success", SUCCESS_HEAD, map(success_row, findings.arms)))
     means = [[arm.name, *rate_cells(arm.over_tasks)] for arm in findings.arms if arm.over_tasks]
     if means:
-        head = ("policy", "mean over tasks", "95 % interval", "n")
+        head = ("policy", "mean over tasks", "95% interval", "n")
         console.print(_table("Every task weighing the same", head, means))
     for comparison in findings.comparisons:
         title = f"{comparison.candidate} against {comparison.baseline}"

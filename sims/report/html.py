@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from operator import itemgetter
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from fastloop.sims.findings import Comparison, analyze
 from fastloop.sims.report.charts import interval_strip, latency_curves, reuse_map
 from fastloop.sims.report.markup import Html, element, join, table
+from fastloop.sims.report.rollouts import rollouts
 from fastloop.sims.report.text import (
     LATENCY_HEAD,
     SUCCESS_HEAD,
@@ -26,7 +28,6 @@ from fastloop.sims.report.text import (
     success_row,
     times,
 )
-from fastloop.sims.report.video import screens
 from fastloop.sims.summary import RunSummary
 
 __all__ = ["render_html"]
@@ -53,7 +54,7 @@ def render_html(summary: RunSummary, folder: Path) -> str:
         _latency(summary),
         _accelerators(summary),
         _plans(summary),
-        _rollouts(summary, folder),
+        rollouts(summary, folder),
         _provenance(summary),
     ]
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
@@ -88,13 +89,15 @@ def _header(summary: RunSummary) -> Html:
             tiles.append(("speed-up, ratio of medians", times(first.speedup.value), ends))
         ends = f"{points(gap.low)} to {points(gap.high)}, {gap.n} pairs"
         tiles.append(("success difference, points", points(gap.value), ends))
-    medians = [milliseconds(arm.latency.p50) for arm in findings.arms if arm.latency.n]
-    if medians:
-        names = " \u2192 ".join(arm.name for arm in findings.arms if arm.latency.n)
-        tiles.append(("latency of a plan, median", " \u2192 ".join(medians), names))
+    timed = [arm for arm in findings.arms[:2] if arm.latency.n]
+    if timed:
+        medians = " \u2192 ".join(milliseconds(arm.latency.p50) for arm in timed)
+        names = " \u2192 ".join(arm.name for arm in timed)
+        tiles.append(("latency of a plan, median", medians.replace(" ms", "") + " ms", names))
     coverage = findings.coverage
     ends = f"{coverage.finished} of {coverage.planned} episodes"
-    tiles.append(("coverage", f"{coverage.value:.0%}".replace("%", " %"), ends))
+    # Rounded down: 100% is for what is complete.
+    tiles.append(("coverage", f"{math.floor(1000 * coverage.value) / 10:g}%", ends))
     return element(
         "header",
         element("p", about, class_="eyebrow"),
@@ -124,7 +127,7 @@ def _success(summary: RunSummary) -> Html:
             arm.success, 0, 1, series % SERIES, {0: "grid", 0.5: "grid", 1: "grid"}
         )
         rows.append([_key(series, name), strip, *cells])
-    head = [SUCCESS_HEAD[0], "0 to 100 %", *SUCCESS_HEAD[1:]]
+    head = [SUCCESS_HEAD[0], "0 to 100%", *SUCCESS_HEAD[1:]]
     parts = [element("h2", "Success"), table(head, rows)]
     by_task = [
         [task, arm.name, *rate_cells(rate)]
@@ -137,8 +140,8 @@ def _success(summary: RunSummary) -> Html:
             for arm in findings.arms
             if arm.over_tasks
         ]
-        head = ["task", "policy", "success", "95 % interval", "n"]
-        parts += [element("h3", "By task"), table(head, sorted(by_task) + means)]
+        head = ["task", "policy", "success", "95% interval", "n"]
+        parts += [element("h3", "By task"), table(head, sorted(by_task, key=itemgetter(0)) + means)]
     parts.append(
         element(
             "p", "Wilson intervals; the mean over tasks has a stratified bootstrap interval. "
@@ -160,7 +163,7 @@ def _comparisons(summary: RunSummary) -> Html:
         _episodes(summary),
         element(
             "p", "Same task, seed and initial state in each pair. Tango's score interval; "
-            "non-inferior when its low end lies above the margin (one-sided 2.5 %).", class_="note",
+            "non-inferior when its low end lies above the margin (one-sided 2.5%).", class_="note",
         ),
     )  # fmt: skip
 
@@ -174,15 +177,15 @@ def _comparison(comparison: Comparison, series: int) -> Html:
     )
     scale = element(
         "div",
-        element("span", f"{points(-reach)} points"),
-        element("span", f"dashed: margin {points(-margin)}"),
+        element("span", points(-reach)),
+        element("span", f"margin {points(-margin)}", style=f"left:{50 - 50 * margin / reach:.2f}%"),
         element("span", f"{points(reach)} points"),
         class_="scale",
     )
     badge = element("span", comparison.verdict, class_=f"badge {BADGES[comparison.verdict]}")
     title = f"{comparison.candidate} against {comparison.baseline} "
-    rows = table(["", ""], comparison_rows(comparison))
-    return element("div", element("h3", title, badge), strip, scale, rows, class_="versus")
+    facts = element("div", table([], comparison_rows(comparison)), class_="facts")
+    return element("div", element("h3", title, badge), strip, scale, facts, class_="versus")
 
 
 def _episodes(summary: RunSummary) -> Html:
@@ -255,42 +258,12 @@ def _plans(summary: RunSummary) -> Html:
     return element("section", element("h2", "Cache plan"), *parts) if parts else Html()
 
 
-def _rollouts(summary: RunSummary, folder: Path) -> Html:
-    groups = list(_rollout_groups(summary, folder))
-    if not groups:
-        return Html()
-    return element("section", element("h2", "Rollouts"), element("div", *groups, class_="rollouts"))
-
-
-def _rollout_groups(summary: RunSummary, folder: Path) -> Iterator[Html]:
-    outcomes = {
-        (arm.name, *episode.key): episode.outcome
-        for arm in summary.arms
-        for episode in arm.episodes
-    }
-    order = [arm.name for arm in summary.arms]
-    by_key: dict[tuple[str, int], list[Html]] = {}
-    videos = sorted(summary.videos, key=lambda v: order.index(v.arm) if v.arm in order else -1)
-    for video, screen in zip(videos, screens(videos, folder), strict=True):
-        outcome = outcomes.get((video.arm, video.task, video.seed), "not run")
-        style = {"success": "good", "error": "bad"}.get(outcome, "open")
-        caption = element(
-            "figcaption", video.arm + " \u00b7 ", element("span", outcome, class_=style)
-        )
-        figure = element("figure", screen, caption)
-        by_key.setdefault((video.task, video.seed), []).append(figure)
-    for (task, seed), figures in sorted(by_key.items()):
-        play = element("button", "Play together", type="button") if len(figures) > 1 else Html()
-        title = element("h3", element("span", f"{task}, seed {seed}"), play)
-        yield element("div", title, element("div", *figures, class_="screens"), class_="rollout")
-
-
 def _provenance(summary: RunSummary) -> Html:
     parts: list[Html] = [element("h2", "Provenance")]
     if summary.provenance:
         rows = [[name, _plain(value)] for name, value in summary.provenance.items()]
         title = element("summary", "Versions, hardware, checkpoint")
-        parts.append(element("details", title, table(["", ""], rows), class_="facts"))
+        parts.append(element("details", title, table([], rows), class_="facts"))
     if summary.config:
         config = element("pre", summary.config)
         parts.append(element("details", element("summary", "Configuration"), config))

@@ -38,12 +38,15 @@ def join(children: Iterable[object]) -> Html:
 
 
 def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> Html:
-    """A table in a box that scrolls sideways on narrow screens; the first column names the row."""
+    """A table in a box that scrolls sideways on narrow screens; the first column names the row.
+
+    Without a `head` it has no header line.
+    """
     cells = [element("th", cell, scope="col") for cell in head]
     body = []
     for row in rows:
         first, *rest = row
         named = element("th", first, scope="row")
         body.append(element("tr", named, *(element("td", cell) for cell in rest)))
-    inner = element("thead", element("tr", *cells)), element("tbody", *body)
-    return element("div", element("table", *inner), class_="scroll")
+    header = element("thead", element("tr", *cells)) if cells else Html()
+    return element("div", element("table", header, element("tbody", *body)), class_="scroll")

@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 SUCCESS_HEAD = (
-    "policy", "success rate", "95 % interval", "n", "success", "failure", "timeout", "error",
+    "policy", "success rate", "95% interval", "n", "success", "failure", "timeout", "error",
 )  # fmt: skip
 LATENCY_HEAD = ("policy", "p50", "p90", "p99", "max", "calls", "cold calls", "cold p50", "cold max")
 
 
 def percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1%}".replace("%", " %")
+    return "-" if math.isnan(value) else f"{value:.1%}"
 
 
 def points(value: float) -> str:
@@ -84,7 +84,7 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, str]]:
         (f"non-inferiority at {margin}", comparison.verdict),
     ]
     if comparison.verdict == "inconclusive":
-        rows.append(("pairs that would settle it", f"about {comparison.pairs_needed}"))
+        rows.append(("still open", comparison.outlook()))
     if comparison.speedup:
         speed = comparison.speedup
         how = "interleaved pairs" if comparison.interleaved else "calls of the episodes"
@@ -111,8 +111,10 @@ def accel_facts(accel: Mapping[str, Any]) -> dict[str, str]:
         "plans": str(plans),
         "work saved": percent(saved / work) if work else "-",
     }
-    for name, value in accel.items():
-        if isinstance(value, int) and not isinstance(value, bool) and name != "plans" and value:
+    always = ("network_evaluations", "computed", "reused")
+    counts = {name: count for name, count in accel.items() if type(count) is int}
+    for name, value in counts.items():
+        if name != "plans" and (value or name in always):
             facts[f"{name.replace('_', ' ')} per plan"] = f"{value / plans:.5g}"
     for stage, ms in accel.get("stage_ms", {}).items():
         facts[f"{stage} per plan"] = milliseconds(ms / plans)
