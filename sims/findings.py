@@ -136,10 +136,13 @@ class Comparison:
         return f"{pace}Whether its success is worse by {points} is open: {shown}; {self.outlook()}."
 
     def outlook(self) -> str:
-        """What an open comparison still needs."""
-        if self.pairs_needed > self.difference.interval.n:
-            return f"about {self.pairs_needed} pairs would settle it if the two are equally good"
-        return "more pairs are needed, and they may well show a loss"
+        """What an open comparison needs: a fresh run, for adding pairs until it passes cheats."""
+        if self.difference.interval.high < 0:
+            return "a loss is shown, and its size is what is open"
+        return (
+            f"a fresh run of {max(self.pairs_needed, self.difference.interval.n)} pairs shows it "
+            "four times in five if the two are equally good"
+        )
 
 
 @dataclass(frozen=True)

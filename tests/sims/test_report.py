@@ -213,7 +213,8 @@ def test_console_and_page_show_the_same_figures(summary):
     ("wins", "margin", "words"),
     [
         (79, 0.1, "not worse by 10 points or more"),
-        (79, 0.01, "is open"),
+        (79, 0.01, "is open: -1.0 points (-5.4 to +2.7) over 100 pairs; a fresh run of "),
+        (70, 0.08, "a loss is shown, and its size is what is open"),
         (40, 0.05, "worse by more than 5 points"),
     ],
 )
