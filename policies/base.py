@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
+
 from fastloop.accel.report import AccelReport
 from fastloop.policies.history import History
 from fastloop.policies.rng import Rng

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, get_args
 
 import yaml
+
 from fastloop.sims.stats import (
     Interval,
     LatencySummary,

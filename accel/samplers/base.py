@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import torch
+
 from fastloop.accel.samplers.schedule import NoiseSchedule, check_prediction_type
 
 __all__ = ["CleanTables", "Sampler", "Tables", "denoise"]

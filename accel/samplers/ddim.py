@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+
 from fastloop.accel.samplers.base import CleanTables, clean_coefficients, leading_steps
 from fastloop.accel.samplers.schedule import NoiseSchedule
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+
 from fastloop.accel.samplers.base import Tables
 
 __all__ = ["FlowEuler"]

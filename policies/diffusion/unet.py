@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from fastloop.policies.diffusion.transformer import SinusoidalPosEmb
 from torch import nn
+
+from fastloop.policies.diffusion.transformer import SinusoidalPosEmb
 
 __all__ = ["ConditionalUnet1D"]
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.resnet import ResNet18
 from fastloop.policies.spec import TensorSpec
-from torch import nn
 
 __all__ = ["ImageEncoder", "ObservationEncoder", "SpatialSoftmax", "VisionConfig", "module_name"]
 

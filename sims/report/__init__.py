@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rich.console import Console
+
 from fastloop.sims.findings import result_json
 from fastloop.sims.report.console import print_report
 from fastloop.sims.report.html import render_html
 from fastloop.sims.summary import RunSummary
-from rich.console import Console
 
 __all__ = ["print_report", "render_html", "write_report"]
 

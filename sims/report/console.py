@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from fastloop.sims.findings import analyze
 from fastloop.sims.report.text import (
     LATENCY_HEAD,
@@ -14,9 +18,6 @@ from fastloop.sims.report.text import (
     success_row,
 )
 from fastloop.sims.summary import RunSummary
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 __all__ = ["print_report"]
 

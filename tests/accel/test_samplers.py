@@ -11,6 +11,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
+
 from fastloop.accel.samplers import (
     BETA_SCHEDULES,
     PREDICTION_TYPES,

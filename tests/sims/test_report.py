@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+
 from fastloop.accel.report import AccelReport
 from fastloop.sims.findings import analyze, result_json
 from fastloop.sims.report import print_report, render_html, rollouts, write_report
 from fastloop.sims.summary import Arm, Episode, PlanMask, RunSummary, Video
-from rich.console import Console
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 

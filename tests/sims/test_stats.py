@@ -6,6 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
 from fastloop.sims.stats import (
     Interval,
     latency_summary,
@@ -18,9 +22,6 @@ from fastloop.sims.stats import (
     tango,
     wilson,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats as scipy_stats
 
 counts = st.integers(0, 60)
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from fastloop.policies.diffusion.ema import EMA
 from torch import nn
+
+from fastloop.policies.diffusion.ema import EMA
 
 
 def network(seed=0):

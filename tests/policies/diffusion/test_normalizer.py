@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+
+from fastloop.policies.diffusion.normalizer import LinearNormalizer
 
 STATE = "observation.state"
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from fastloop.policies.diffusion.unet import ConditionalUnet1D
 from torch.nn import functional as F  # noqa: N812
+
+from fastloop.policies.diffusion.unet import ConditionalUnet1D
 
 CONFIGS = [
     {"down_dims": (16, 32, 64), "global_cond_dim": 7},

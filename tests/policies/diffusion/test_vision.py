@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
+
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.resnet import ResNet18
 from fastloop.policies.diffusion.vision import (
@@ -14,7 +16,6 @@ from fastloop.policies.diffusion.vision import (
     random_crop,
 )
 from fastloop.policies.spec import TensorSpec
-from torch.nn import functional as F  # noqa: N812
 
 
 def by_hand(w, x):
