@@ -1,0 +1,102 @@
+"""The `fastloop` command: a verb, and Hydra overrides of its configuration."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from fastloop import config as schemas
+from fastloop.extras import MissingExtraError
+
+__all__ = ["main"]
+
+VERBS = {
+    "eval": "run a policy in a simulator, plain and accelerated, and report what was lost and won",
+    "calibrate": "decide what an accelerator computes and what it reuses, and draw it",
+    "record": "let a scripted expert make demonstrations",
+    "train": "train a diffusion policy on demonstrations",
+    "info": "say what a checkpoint holds, or convert it",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the process's exit code (2 for a user's mistake, 130 for Ctrl-C)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    console = Console(stderr=True)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if argv[0] == "--version":
+        print(version("fastloop"))
+        return 0
+    verb, overrides = argv[0], argv[1:]
+    if verb not in VERBS:
+        console.print(f"unknown verb {verb!r}; have: {', '.join(VERBS)}", markup=False)
+        return 2
+    try:
+        if {"-h", "--help"} & set(overrides):
+            print(_verb_usage(verb))
+            return 0
+        module = importlib.import_module(f"fastloop.verbs.{verb}")
+        return int(module.run(_compose(verb, overrides)))
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues where this one stopped")
+        return 130
+    except (ValueError, OSError, MissingExtraError, HydraException, OmegaConfBaseException) as error:
+        console.print(f"fastloop {verb}: {_message(error)}", style="red", markup=False)
+        return 2
+
+
+def _compose(verb: str, overrides: Sequence[str]) -> object:
+    schemas.register()
+    with initialize_config_module("fastloop.configs", version_base="1.3"):
+        composed = compose(verb, overrides=list(overrides))
+    return OmegaConf.to_object(composed)
+
+
+def _message(error: Exception) -> str:
+    """The error with what Hydra knows about it: the choices stand in its cause."""
+    cause = error.__cause__
+    return f"{error}\n{cause}" if isinstance(error, HydraException) and cause else str(error)
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: fastloop VERB [key=value ...]",
+            "",
+            *lines,
+            "",
+            "`fastloop VERB --help` shows a verb's settings and choices. `fastloop eval` is the demo.",
+        ]
+    )
+
+
+def _verb_usage(verb: str) -> str:
+    schemas.register()
+    with initialize_config_module("fastloop.configs", version_base="1.3"):
+        composed = compose(verb, return_hydra_config=True)
+        from hydra.core.global_hydra import GlobalHydra
+
+        loader = GlobalHydra.instance().config_loader()
+        groups = [g for g in composed.hydra.runtime.choices if not g.startswith("hydra/")]
+        choices = {group: loader.get_group_options(group) for group in groups}
+        settings = OmegaConf.to_yaml(compose(verb))
+    doc = (schemas.SCHEMAS[verb].__doc__ or "").strip()
+    lines = [f"usage: fastloop {verb} [key=value ...]", "", VERBS[verb], "", doc, ""]
+    lines += [f"{group}= one of {', '.join(names)}" for group, names in choices.items()]
+    return "\n".join([*lines, "", "Settings and their defaults:", "", settings])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The structured configuration of every verb: Hydra composes it from `configs/`, these check it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from fastloop.accel.config import AccelConfig
+from fastloop.accel.samplers import SamplerConfig
+from fastloop.policies.training import TrainConfig
+
+__all__ = [
+    "CalibrateConfig",
+    "EvalConfig",
+    "InfoConfig",
+    "PolicyConfig",
+    "RecordConfig",
+    "TrainVerbConfig",
+]
+
+
+@dataclass
+class PolicyConfig:
+    """Which weights decide, and how they are run.
+
+    Attributes:
+        checkpoint: a shipped policy's name, one of our folders, a LeRobot policy folder, or a
+            ``.ckpt`` of diffusion_policy.
+        n_action_steps: actions executed before planning again; null as the checkpoint says.
+        sampler: fields of `SamplerConfig` that replace the checkpoint's.
+        device: torch device.
+        threads: torch threads inside a process; 0 measures which number is fastest.
+    """
+
+    checkpoint: str = MISSING
+    n_action_steps: int | None = None
+    sampler: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 0
+
+
+@dataclass
+class ClockConfig:
+    """What the world does while a plan is made.
+
+    Attributes:
+        kind: `frozen` (it waits), `replay` (a latency trace in virtual time) or `wall` (measured).
+        latency_ms: the trace that `replay` repeats.
+    """
+
+    kind: str = "frozen"
+    latency_ms: list[float] = field(default_factory=list)
+
+
+@dataclass
+class EvalConfig:
+    """Closed-loop evaluation: the policy as published, and accelerated, over the same episodes.
+
+    Attributes:
+        episodes: paired episodes.
+        first_seed: seed of the first; they count up.
+        seed: root of the policy's noise.
+        num_envs: simulators at once, each in a process of its own.
+        plan_batch: rows of every policy call; results do not depend on `num_envs`, only on this.
+        chunking: `receding` or `ensemble`.
+        margin: largest loss of success that counts as none, as a fraction.
+        timed_plans: plans timed back to back for each arm, on the same observations.
+        calibration_observations: observations that a cache plan is decided on.
+        video: `none`, `first-k`, `failures` or `all`; `video_count` is the k.
+        retries, step_timeout_s: for simulators that crash or hang.
+        allow_partial: exit with 0 although episodes are missing.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    accel: AccelConfig = field(default_factory=AccelConfig)
+    sim: dict[str, Any] = field(default_factory=dict)
+    clock: ClockConfig = field(default_factory=ClockConfig)
+    episodes: int = 50
+    first_seed: int = 0
+    seed: int = 0
+    num_envs: int = 8
+    plan_batch: int = 8
+    chunking: str = "receding"
+    margin: float = 0.05
+    timed_plans: int = 20
+    calibration_observations: int = 8
+    video: str = "first-k"
+    video_count: int = 3
+    retries: int = 2
+    step_timeout_s: float = 60.0
+    allow_partial: bool = False
+    run_dir: str | None = None
+
+
+@dataclass
+class CalibrateConfig:
+    """Decide a cache plan for a policy on observations of a simulator.
+
+    Attributes:
+        observations: how many; the first of as many episodes.
+        first_seed: seed of the first episode.
+        seed: root of the policy's noise.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    accel: AccelConfig = field(default_factory=AccelConfig)
+    sim: dict[str, Any] = field(default_factory=dict)
+    observations: int = 8
+    first_seed: int = 900_000
+    seed: int = 0
+    run_dir: str | None = None
+
+
+@dataclass
+class RecordConfig:
+    """Demonstrations by a scripted expert, as robomimic HDF5.
+
+    Attributes:
+        episodes: successful episodes wanted.
+        first_seed: seed of the first attempt; they count up.
+        disturb: probability that an episode is disturbed by bursts of random actions, which are
+            not recorded: the demonstration is split there, so that recovery is learned.
+        num_workers: processes.
+        out: the file; an existing one is continued.
+    """
+
+    sim: dict[str, Any] = field(default_factory=dict)
+    expert: dict[str, Any] = field(default_factory=dict)
+    episodes: int = 200
+    first_seed: int = 1_000_000
+    disturb: float = 0.0
+    num_workers: int = 2
+    out: str = MISSING
+    run_dir: str | None = None
+
+
+@dataclass
+class NetworkConfig:
+    """The denoiser that is trained.
+
+    Attributes:
+        kind: `transformer` or `unet`.
+        arch: arguments of its constructor, without the widths that follow from the data.
+        horizon, n_obs_steps, n_action_steps: T, O, and actions executed before planning again.
+        inputs: observation keys that condition it, in this order.
+    """
+
+    kind: str = "transformer"
+    arch: dict[str, Any] = field(default_factory=dict)
+    horizon: int = 16
+    n_obs_steps: int = 2
+    n_action_steps: int = 8
+    inputs: list[str] = field(default_factory=lambda: ["observation.state"])
+
+
+@dataclass
+class TrainVerbConfig:
+    """Train a diffusion policy on demonstrations.
+
+    Attributes:
+        dataset: where the demonstrations are.
+        check_every: steps between closed-loop checks, 0 for none; `check_episodes` each.
+        save_every: steps between saved states, from which a killed run goes on.
+        out: folder of the finished policy (half precision), beside the run folder by default.
+    """
+
+    sim: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    vision: dict[str, Any] | None = None
+    check_every: int = 0
+    check_episodes: int = 20
+    save_every: int = 500
+    device: str = "cpu"
+    threads: int = 0
+    out: str | None = None
+    run_dir: str | None = None
+
+
+@dataclass
+class InfoConfig:
+    """What a checkpoint holds.
+
+    Attributes:
+        ckpt: its path, or a shipped policy's name.
+        keys: also list every tensor.
+        convert: write it as one of our folders, at this path.
+        half: with `convert`, store float16.
+    """
+
+    ckpt: str | None = None
+    keys: bool = False
+    convert: str | None = None
+    half: bool = False
+    run_dir: str | None = None
+
+
+SCHEMAS = {
+    "eval": EvalConfig,
+    "calibrate": CalibrateConfig,
+    "record": RecordConfig,
+    "train": TrainVerbConfig,
+    "info": InfoConfig,
+}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, as ``<verb>_schema``."""
+    store = ConfigStore.instance()
+    for verb, schema in SCHEMAS.items():
+        store.store(name=f"{verb}_schema", node=schema)

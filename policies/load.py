@@ -1,0 +1,92 @@
+"""From a checkpoint's path to a policy that can plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastloop.accel.samplers import build_sampler
+from fastloop.policies.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from fastloop.policies.checkpoints.model import build_model
+from fastloop.policies.diffusion.policy import DiffusionPolicy
+from fastloop.policies.spec import EnvSpec
+
+__all__ = ["WEIGHTS", "find_checkpoint", "load_policy", "make_policy"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def load_policy(
+    checkpoint: str | Path,
+    *,
+    env: EnvSpec | None = None,
+    sampler: Mapping[str, Any] | None = None,
+    n_action_steps: int | None = None,
+    device: str = "cpu",
+) -> DiffusionPolicy:
+    """Load a policy by a shipped name or by the path of a checkpoint.
+
+    Args:
+        checkpoint: a name under ``policies/weights``, one of our folders, a LeRobot policy folder,
+            or a ``.ckpt`` of diffusion_policy.
+        env: what it will drive; says what the actions mean where the file does not.
+        sampler: fields of `SamplerConfig` that replace the checkpoint's.
+        n_action_steps: actions executed before planning again, when not the checkpoint's.
+        device: torch device.
+
+    Raises:
+        CheckpointError: when there is no such checkpoint (shipped names are listed), or it is
+            damaged, hostile, of another architecture or without a normalizer.
+    """
+    return make_policy(
+        load_checkpoint(find_checkpoint(checkpoint)),
+        env=env, sampler=sampler, n_action_steps=n_action_steps, device=device,
+    )  # fmt: skip
+
+
+def make_policy(
+    loaded: Checkpoint,
+    *,
+    env: EnvSpec | None = None,
+    sampler: Mapping[str, Any] | None = None,
+    n_action_steps: int | None = None,
+    device: str = "cpu",
+) -> DiffusionPolicy:
+    """The policy of a checkpoint that is already read; arguments as for `load_policy`."""
+    changes: dict[str, Any] = {}
+    if env is not None and loaded.action is None:
+        changes |= {"action": env.action, "control_hz": env.control_hz}
+    if n_action_steps is not None:
+        changes["n_action_steps"] = n_action_steps
+    if sampler:
+        known = {field.name for field in dataclasses.fields(loaded.sampler)}
+        if set(sampler) - known:
+            raise ValueError(
+                f"unknown sampler fields {sorted(set(sampler) - known)}; have {sorted(known)}"
+            )
+        changes["sampler"] = dataclasses.replace(loaded.sampler, **sampler)
+    loaded = dataclasses.replace(loaded, **changes)
+    policy = DiffusionPolicy(
+        loaded.spec, build_model(loaded), build_sampler(loaded.sampler), digest=loaded.digest
+    )
+    return policy if device == "cpu" else policy.to(device)
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """The path of a checkpoint: an existing path as it is, else a shipped policy of that name.
+
+    Raises:
+        CheckpointError: when there is neither; the shipped names are listed.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    shipped = sorted(folder.name for folder in WEIGHTS.glob("*") if folder.is_dir())
+    if str(name) in shipped:
+        return WEIGHTS / str(name)
+    raise CheckpointError(
+        f"there is no checkpoint at {name} and no shipped policy of that name; shipped: "
+        f"{', '.join(shipped) or 'none'}"
+    )

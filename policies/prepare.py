@@ -1,0 +1,75 @@
+"""What is done once before the first timed plan: warm up, and find the fastest thread count."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from fastloop.policies.base import Policy
+from fastloop.policies.history import EpisodeHistory, History
+from fastloop.policies.rng import Rng
+from fastloop.policies.spec import PolicySpec, TensorSpec
+
+__all__ = ["Preparation", "example_history", "prepare"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What `prepare` chose.
+
+    Attributes:
+        threads: torch's intra-op threads from now on.
+        plan_ms: median wall time of a plan for each thread count that was tried.
+    """
+
+    threads: int
+    plan_ms: Mapping[int, float]
+
+
+def example_history(spec: PolicySpec, batch: int = 1) -> History:
+    """A valid history of `batch` environments whose observations are all in range."""
+    episodes = []
+    for _ in range(batch):
+        episode = EpisodeHistory(spec.n_obs_steps)
+        episode.observe({key: _example(value) for key, value in spec.inputs.items()})
+        episodes.append(episode)
+    return History.stack(episodes, spec.n_obs_steps)
+
+
+def _example(spec: TensorSpec) -> torch.Tensor:
+    value = min(max(0.0, spec.low), spec.high)
+    return torch.full(spec.shape, value).to(getattr(torch, spec.dtype))
+
+
+def prepare(policy: Policy, *, threads: int = 0, batch: int = 1, repeats: int = 3) -> Preparation:
+    """Warm `policy` up and set torch's thread count for it.
+
+    Small policies lose badly on several threads, large ones gain; so it is measured, each count
+    warm, in turns.
+
+    Args:
+        threads: use this many; 0 tries powers of two up to the machine's cores.
+        batch: environments a plan.
+        repeats: plans timed for each count.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    tried = [threads] if threads else [n for n in (1, 2, 4, 8, 16, 32) if n <= (cores or 1)]
+    history = example_history(policy.spec, batch)
+    rng = Rng.for_envs(0, range(batch), [0] * batch)
+    samples: dict[int, list[float]] = {count: [] for count in tried}
+    for turn in range(repeats + 1):
+        for count in tried:
+            torch.set_num_threads(count)
+            started = perf_counter()
+            policy.plan(history, rng=rng)
+            if turn:  # the first one of each count is cold
+                samples[count].append(1e3 * (perf_counter() - started))
+    medians = {count: statistics.median(times) for count, times in samples.items()}
+    best = min(medians, key=lambda count: medians[count])
+    torch.set_num_threads(best)
+    return Preparation(best, medians)
