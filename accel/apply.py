@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Protocol, Self, TypeVar
 
 import torch
@@ -83,8 +82,8 @@ def accelerate(
             that need it and have no saved plan.
 
     Raises:
-        ValueError: the plan is for another policy or is damaged, observations are missing, or the
-            policy's network is no stack of residual branches.
+        ValueError: the saved plan is damaged, of another kind or for another policy; observations
+            are missing; or the policy's network is no stack of residual branches.
     """
     plain = remove(policy)
     if config.kind == "none" or os.environ.get("FASTLOOP_ACCEL") == "off":
@@ -92,7 +91,11 @@ def accelerate(
     stack = plain.stack()
     if config.plan is not None:
         plan = CachePlan.load(config.plan)
-        _warn_of_settings_without_effect(config, plan)
+        if plan.provenance.algorithm != config.kind:
+            raise ValueError(
+                f"accel={config.kind} was asked for, but {config.plan} is a plan of kind "
+                f"{plan.provenance.algorithm!r}; choose accel={plan.provenance.algorithm}"
+            )
     else:
         plan = make_plan(config, stack, plain.sampler, observations, digest=plain.digest)
     fast = CachedLoop(stack, plain.sampler, plan, digest=plain.digest)
@@ -103,16 +106,3 @@ def remove(policy: P) -> P:
     """`policy` as published; itself when nothing accelerates it."""
     loop = policy.loop
     return policy.with_loop(loop.plain) if isinstance(loop, AcceleratedLoop) else policy
-
-
-def _warn_of_settings_without_effect(config: AccelConfig, plan: CachePlan) -> None:
-    made = plan.provenance
-    names = ["kind", "budget", "union", "metric", "force_last"]
-    asked = [config.kind, config.budget, config.union, config.metric, config.force_last]
-    had = [made.algorithm, made.budget, made.union, made.metric, made.force_last]
-    for name, ours, theirs in zip(names, asked, had, strict=True):
-        if ours != theirs and theirs not in ("", None):
-            warnings.warn(
-                f"accel.{name}={ours} has no effect: the plan {config.plan} was made with {theirs}",
-                stacklevel=3,
-            )

@@ -22,7 +22,8 @@ class AccelConfig:
             downstream (Bubbling Union); 0 for none. Only `bac` uses it.
         metric: distance between a branch's values at two steps, one of `METRICS`.
         force_last: also update every branch at the last step, as the published code does.
-        plan: path of a saved `CachePlan` to run as it is, instead of making one.
+        plan: path of a saved `CachePlan` of this kind to run as it is; the settings above make a
+            plan, and a saved one brings its own.
     """
 
     kind: str = "none"

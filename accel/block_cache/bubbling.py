@@ -24,7 +24,7 @@ def volatility(activations: torch.Tensor) -> torch.Tensor:
     Returns:
         (N,) float64, the mean absolute difference over all pairs of steps; 0 for K = 1.
     """
-    n, steps, features = activations.shape
+    steps, features = activations.shape[1:]
     pairs = steps * (steps - 1) // 2
     sums = [torch.nn.functional.pdist(branch, p=1).double().sum() for branch in activations]
     return torch.stack(sums) / max(pairs * features, 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fastloop.accel.block_cache.bubbling import bubbling_union, volatility
@@ -30,8 +31,8 @@ class Calibration:
     """
 
     plan: CachePlan
-    distance: np.ndarray
-    volatility: np.ndarray
+    distance: npt.NDArray[np.float64]
+    volatility: npt.NDArray[np.float64]
 
 
 def make_plan(
@@ -117,14 +118,14 @@ def calibrate(
             progress(m + 1, total)
     distance, scores = (half.sum(axis=0) / total for half in halves)
 
-    def updates(distance: np.ndarray, scores: np.ndarray) -> list[tuple[int, ...]]:
+    def updates(
+        distance: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
+    ) -> list[tuple[int, ...]]:
         return _schedules(config, stack.branches, distance, scores)
 
     stability = None
     if total > 1:
-        stability = _agreement(
-            *(updates(halves[0][half], halves[1][half]) for half in (0, 1))
-        )
+        stability = _agreement(*(updates(halves[0][half], halves[1][half]) for half in (0, 1)))
     provenance = Provenance(
         algorithm=config.kind,
         budget=config.budget,
@@ -177,7 +178,10 @@ def trace(
 
 
 def _schedules(
-    config: AccelConfig, branches: Sequence[Branch], distance: np.ndarray, scores: np.ndarray
+    config: AccelConfig,
+    branches: Sequence[Branch],
+    distance: npt.NDArray[np.float64],
+    scores: npt.NDArray[np.float64],
 ) -> list[tuple[int, ...]]:
     if config.kind == "unified":
         # As published: the schedule of the first branch, which is a self-attention, for all.

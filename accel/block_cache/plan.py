@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fastloop.accel.block_cache.stack import Branch
 
@@ -74,7 +75,7 @@ class CachePlan:
                     f"steps: {updates}"
                 )
 
-    def mask(self) -> np.ndarray:
+    def mask(self) -> npt.NDArray[np.bool_]:
         """(K, N) bool, true where branch n is computed at step k."""
         mask = np.zeros((self.steps, len(self.branches)), dtype=bool)
         for n, updates in enumerate(self.updates):

@@ -19,7 +19,7 @@ from fastloop.accel.block_cache.stack import ResidualStack
 
 __all__ = ["Compute", "Instruction", "Program", "Reuse", "Sum", "lower"]
 
-Cache = list[Any]  # the value of each branch, then the sums; filled by the program itself
+Cache = list[torch.Tensor]  # the value of each branch, then the sums; filled by the program itself
 
 
 @dataclass(frozen=True)

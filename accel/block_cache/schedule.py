@@ -8,6 +8,7 @@ the distance to its anchor, the step that filled the cache.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fastloop.accel.config import METRICS
@@ -28,7 +29,8 @@ def distances(activations: torch.Tensor, metric: str) -> torch.Tensor:
     """
     if metric == "cosine":
         unit = torch.nn.functional.normalize(activations.double(), dim=-1)
-        return 1 - unit @ unit.mT
+        distance: torch.Tensor = 1 - unit @ unit.mT
+        return distance
     if metric == "l1":
         return torch.cdist(activations, activations, p=1).double() / activations.shape[-1]
     if metric == "relative_l2":
@@ -39,7 +41,7 @@ def distances(activations: torch.Tensor, metric: str) -> torch.Tensor:
     raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}")
 
 
-def adaptive_schedules(distance: np.ndarray, budget: int) -> list[tuple[int, ...]]:
+def adaptive_schedules(distance: npt.NDArray[np.float64], budget: int) -> list[tuple[int, ...]]:
     """The schedules of `budget` updates with the smallest total distance to the anchors.
 
     Dynamic programming over (updates so far, last covered step), equal to exhaustive search; of

@@ -147,9 +147,7 @@ def _cross_attention(
     ctx: Any,
 ) -> torch.Tensor:
     attention, E = layer.multihead_attn, h.shape[-1]
-    q = linear(
-        _norm(layer.norm2, h), attention.in_proj_weight[:E], attention.in_proj_bias[:E]
-    )
+    q = linear(_norm(layer.norm2, h), attention.in_proj_weight[:E], attention.in_proj_bias[:E])
     (q,) = _split_heads(q, 1, attention.num_heads)
     keys, values = memory(k, ctx, len(h))
     return _attend(attention, q, keys, values, mask)
