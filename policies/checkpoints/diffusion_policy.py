@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastloop.accel.samplers import SamplerConfig
+from fastloop.policies.checkpoints.archive import open_archive
 from fastloop.policies.checkpoints.cameras import from_robomimic
 from fastloop.policies.checkpoints.checkpoint import Checkpoint, file_digest
 from fastloop.policies.checkpoints.checks import (
@@ -23,7 +24,7 @@ from fastloop.policies.checkpoints.checks import (
 )
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.expressions import Config, plain
-from fastloop.policies.checkpoints.unpickle import StoredTensor, open_archive, small_int
+from fastloop.policies.checkpoints.unpickle import StoredTensor, small_int
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.spec import TensorSpec
 
@@ -77,7 +78,7 @@ def load(path: str | Path) -> Checkpoint:
         if not isinstance(payload, dict) or not {"cfg", "state_dicts"} <= payload.keys():
             found = ", ".join(map(str, payload)) if isinstance(payload, dict) else payload
             raise CheckpointError(
-                f"{path} holds {found}; expected cfg, state_dicts and pickles, as in diffusion_policy"
+                f"{path} holds {found}; expected diffusion_policy's cfg, state_dicts, pickles"
             )
         config = Config(plain(payload["cfg"]))
         network, sees = _choose(config.get("policy._target_"), POLICIES, "policy", path)

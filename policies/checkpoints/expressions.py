@@ -158,8 +158,9 @@ def evaluate(text: str, path: str = "expression") -> Any:
         RefusedError: naming the part that is anything else.
         CheckpointError: when it cannot be computed (``1/0``).
     """
+    tree = _parse(text, path)
     try:
-        return _compute(_parse(text, path))
+        return _compute(tree)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise CheckpointError(f"cannot compute {text!r} for {path}: {error}") from error
 
