@@ -32,7 +32,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: saying what was expected and what was found.
         RefusedError: when the file tries to import, call or evaluate something.
     """
-    return _reader(Path(path))(path)
+    read = _reader(Path(path))
+    try:
+        return read(path)
+    except CheckpointError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A value of the wrong kind somewhere in the file's configuration.
+        raise CheckpointError(
+            f"{path}: the configuration is malformed ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _reader(path: Path) -> Callable[[str | Path], Checkpoint]:

@@ -59,6 +59,29 @@ class Checkpoint:
     source: str = ""
     digest: str = ""
 
+    def __post_init__(self) -> None:
+        steps = (self.n_obs_steps, self.horizon, self.n_action_steps)
+        whole = all(isinstance(n, int) and n > 0 for n in steps)
+        if not whole or self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
+            raise CheckpointError(
+                f"{self.source}: n_obs_steps, horizon and n_action_steps are {steps}; expected "
+                "positive numbers, n_obs_steps - 1 + n_action_steps within the horizon"
+            )
+        ours = {"input_dim": self.action_dim}
+        if self.network == "transformer":
+            ours |= {"horizon": self.horizon, "n_obs_steps": self.n_obs_steps}
+        elif self.horizon % (stride := 2 ** (len(self.arch["down_dims"]) - 1)):
+            raise CheckpointError(
+                f"{self.source}: a horizon of {self.horizon} cannot be halved at every level of "
+                f"the network; expected a multiple of {stride}"
+            )
+        for name, value in ours.items():
+            if self.arch.get(name) != value:
+                raise CheckpointError(
+                    f"{self.source}: the policy's {name} is {value}, its network's "
+                    f"{self.arch.get(name)}"
+                )
+
     @property
     def parameters(self) -> int:
         """Numbers in the network and its observation encoder, buffers included."""

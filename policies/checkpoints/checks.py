@@ -65,7 +65,7 @@ def check_network(
         try:
             with torch.device("meta"):
                 module = NETWORKS[network](**arch)
-        except (TypeError, ValueError, AssertionError) as error:
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{source}: no {network} can be built from {dict(arch)}: {error}"
             ) from error
@@ -88,7 +88,7 @@ def check_vision(
     try:
         with torch.device("meta"):
             encoder = ObservationEncoder(inputs, vision) if vision else nn.Module()
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: no image encoder of {vision}: {error}") from error
     if faults := _differences("obs_encoder.", encoder, state_dict):
         raise CheckpointError(_told(f"{source}: the image encoder and its weights differ", faults))

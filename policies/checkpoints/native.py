@@ -106,10 +106,7 @@ def load(folder: str | Path) -> Checkpoint:
             f"{folder}: config.json belongs to weights {config['weights'].get('sha256')}, "
             f"model.safetensors is {digest}: damaged, or the two files are of different saves"
         )
-    try:
-        spec = _spec_from_json(config["spec"]) | {"vision": _vision_from_json(config["vision"])}
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}/config.json: the spec is malformed ({error!r})") from error
+    spec = _spec_from_json(config["spec"]) | {"vision": _vision_from_json(config["vision"])}
     check_network(config["network"], config["arch"], state_dict, str(folder))
     check_vision(spec["vision"], spec["inputs"], state_dict, str(folder))
     check_normalizer(spec["inputs"], spec["action_dim"], state_dict, str(folder))

@@ -10,11 +10,12 @@ from typing import Any
 import dill
 import pytest
 import torch
-from fastloop.policies.diffusion.transformer import TransformerForDiffusion
-from fastloop.policies.diffusion.unet import ConditionalUnet1D
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
+
+from fastloop.policies.diffusion.transformer import TransformerForDiffusion
+from fastloop.policies.diffusion.unet import ConditionalUnet1D
 
 POLICY = "diffusion_policy.policy."
 SCHEDULER = {
@@ -46,7 +47,7 @@ TOP = {
     "obs_as_cond": True,
     "training": {"use_ema": True, "seed": 42},
     "logging": {"name": "${now:%Y.%m.%d}_${task_name}"},
-    "max_steps": "${eval:'500 if \"${task.dataset_type}\" == \"mh\" else 400'}",
+    "max_steps": '${eval:\'500 if "${task.dataset_type}" == "mh" else 400\'}',
 }
 TRANSFORMER = {
     "n_layer": 2, "n_head": 2, "n_emb": 16, "p_drop_emb": 0.0, "p_drop_attn": 0.1,
@@ -98,7 +99,10 @@ class Published:
             "state_dicts": {
                 "model": raw or {k: v + 1 for k, v in state_dict.items()},
                 "ema_model": state_dict,
-                "optimizer": {"state": {0: {"step": torch.ones(())}}, "param_groups": [{"lr": 1e-4}]},
+                "optimizer": {
+                    "state": {0: {"step": torch.ones(())}},
+                    "param_groups": [{"lr": 1e-4}],
+                },
             },
             "pickles": {
                 "global_step": dill.dumps(123_456),
@@ -136,7 +140,9 @@ class Published:
             "pred_action_steps_only": False,
             **STEPS,
         }
-        return merged({**TOP, "policy": policy}, {k.replace("__", "."): v for k, v in changes.items()})
+        return merged(
+            {**TOP, "policy": policy}, {k.replace("__", "."): v for k, v in changes.items()}
+        )
 
     def transformer_weights(self, **changes: Any) -> dict[str, torch.Tensor]:
         """Its policy-level state dict."""
@@ -282,7 +288,7 @@ class LeRobotUnet(nn.Module):
 
 
 class LeRobot:
-    """Writes policy folders of LeRobot's diffusion policy: state (3), environment state (4), A=2."""
+    """Writes policy folders of LeRobot's diffusion policy: state 3, environment state 4, A=2."""
 
     STATS = {  # noqa: RUF012
         "observation.state": {"min": [0.0, 1.0, 5.0], "max": [2.0, 1.0, 9.0]},
@@ -339,7 +345,11 @@ class LeRobot:
             **self.CONFIG,
             "input_features": features,
             "output_features": {"action": {"type": "ACTION", "shape": [2]}},
-            "normalization_mapping": {"VISUAL": "MEAN_STD", "STATE": "MIN_MAX", "ACTION": "MIN_MAX"},
+            "normalization_mapping": {
+                "VISUAL": "MEAN_STD",
+                "STATE": "MIN_MAX",
+                "ACTION": "MIN_MAX",
+            },
         }
         norm_map = {**config["normalization_mapping"], "ENV": "MIN_MAX"}
         stats = {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from fastloop.policies.checkpoints.errors import CheckpointError, RefusedError
-from fastloop.policies.checkpoints.expressions import Config, evaluate
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fastloop.policies.checkpoints.errors import CheckpointError, RefusedError
+from fastloop.policies.checkpoints.expressions import Config, evaluate
 
 
 @pytest.mark.parametrize(
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
         ("${eval:'${a}+${b}'}", 10),
         ("${eval: ${a} if ${yes} or ${no} else ${b} + ${a}}", 8),
         ("${eval: ${b} if ${no} else None}", None),
-        ("${eval:'500 if \"${word}\" == \"mh\" else 400'}", 400),
+        ('${eval:\'500 if "${word}" == "mh" else 400\'}', 400),
         ("${deep.list[1]}", 20),
         ("${deep.up}", 8),
         ("${deep.self}", 10),
@@ -26,9 +27,14 @@ from hypothesis import strategies as st
 def test_published_values_resolve(text: str, value: object) -> None:
     config = Config(
         {
-            "a": 8, "b": 2, "yes": True, "no": False, "word": "ph", "asked": text,
+            "a": 8,
+            "b": 2,
+            "yes": True,
+            "no": False,
+            "word": "ph",
+            "asked": text,
             "deep": {"list": [10, 20], "up": "${..a}", "self": "${.list[0]}"},
-        }  # fmt: skip
+        }
     )
     assert config.get("asked") == value
 
