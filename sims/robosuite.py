@@ -105,6 +105,13 @@ class Robosuite(Sim):
         return np.array(self.engine.sim.data.qpos[robot._ref_gripper_joint_pos_indexes["right"]])
 
     @property
+    def finger_speed(self) -> float:
+        """How fast the gripper's width changes, m/s, without sign."""
+        robot = self.engine.robots[0]
+        left, right = self.engine.sim.data.qvel[robot._ref_gripper_joint_vel_indexes["right"]]
+        return abs(float(left - right))
+
+    @property
     def object(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Position (3,), m, and rotation (3, 3) of the task's object in the world."""
         sim = self.engine.sim
