@@ -96,7 +96,7 @@ class TorchArchive:
         kind, symbol, key, _device, numel = args
         name = _name(symbol).removeprefix("torch.")
         if kind != "storage" or name not in DTYPES or not isinstance(numel, int) or numel < 0:
-            raise CheckpointError(f"{self.path}: unknown storage {args!r}")
+            raise CheckpointError(f"{self.path}: unknown storage {name:.80}")
         declared, held = numel * DTYPES[name].itemsize, self._info(f"data/{key}").file_size
         if declared > held:
             raise CheckpointError(
@@ -141,4 +141,4 @@ def _zip_faults(path: Path) -> Iterator[None]:
 
 
 def _name(symbol: Any) -> str:
-    return symbol.name if isinstance(symbol, Symbol) else repr(symbol)
+    return symbol.name if isinstance(symbol, Symbol) else type(symbol).__name__

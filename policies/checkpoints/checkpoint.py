@@ -18,6 +18,9 @@ from fastloop.policies.spec import ActionSpec, PolicySpec, TensorSpec
 __all__ = ["Checkpoint", "file_digest"]
 
 
+BUFFERS = ("mask", "memory_mask", "temperature")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Everything that a file says about a policy, in our names.
@@ -84,8 +87,12 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Numbers in the network and its observation encoder, buffers included."""
-        return sum(v.numel() for k, v in self.state_dict.items() if not k.startswith("normalizer."))
+        """Trained numbers in the network and its observation encoder."""
+        return sum(
+            value.numel()
+            for key, value in self.state_dict.items()
+            if not key.startswith("normalizer.") and key.rpartition(".")[2] not in BUFFERS
+        )
 
     @property
     def spec(self) -> PolicySpec:

@@ -76,7 +76,7 @@ def load(path: str | Path) -> Checkpoint:
     with open_archive(path) as archive:
         payload = archive.payload
         if not isinstance(payload, dict) or not {"cfg", "state_dicts"} <= payload.keys():
-            found = ", ".join(map(str, payload)) if isinstance(payload, dict) else payload
+            found = ", ".join(map(str, payload)) if isinstance(payload, dict) else type(payload)
             raise CheckpointError(
                 f"{path} holds {found}; expected diffusion_policy's cfg, state_dicts, pickles"
             )

@@ -21,7 +21,8 @@ from fastloop.policies.checkpoints.unpickle import Stub
 __all__ = ["Config", "evaluate", "plain"]
 
 MAX_DEPTH = 40
-MAX_VALUES = 100_000
+MAX_VALUES = 20_000
+MAX_TEXT = 10_000
 MAX_EXPRESSION = 500
 REQUIRED = object()
 
@@ -63,6 +64,8 @@ def plain(value: Any) -> Any:
             return {str(key): convert(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [convert(item, depth + 1) for item in value]
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise CheckpointError("the configuration in the file holds absurdly long text")
         if value is None or isinstance(value, bool | int | float | str):
             return value
         raise CheckpointError(f"the configuration in the file holds a {type(value).__name__}")
@@ -83,6 +86,7 @@ class Config:
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
+        self._left = 0
         for path, text in _strings(values):
             if path.endswith("_target_") and text.split(".")[0] in sys.stdlib_module_names:
                 raise RefusedError(f"build {text} (at {path})")
@@ -96,6 +100,7 @@ class Config:
             CheckpointError: when it is missing without a default, or refers to itself.
             RefusedError: when it needs more than arithmetic.
         """
+        self._left = MAX_VALUES
         try:
             return self._resolve(self._find(path), path, 0)
         except _MissingError as error:
@@ -118,8 +123,11 @@ class Config:
         return value
 
     def _resolve(self, value: Any, path: str, depth: int) -> Any:
+        self._left -= 1
         if depth > MAX_DEPTH:
             raise CheckpointError(f"the configuration's {path} refers to itself")
+        if self._left < 0:
+            raise CheckpointError(f"the configuration's {path} expands without bound")
         if isinstance(value, dict):
             return {k: self._resolve(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
         if isinstance(value, list):
@@ -129,10 +137,15 @@ class Config:
         parts = list(_split(value))
         if len(parts) == 1 and parts[0][0]:
             return self._interpolate(parts[0][1], path, depth + 1)
-        return "".join(
-            str(self._interpolate(text, path, depth + 1)) if inside else text
-            for inside, text in parts
-        )
+        resolved = ""
+        for inside, text in parts:
+            found = self._interpolate(text, path, depth + 1) if inside else text
+            if isinstance(found, dict | list):
+                raise CheckpointError(f"the configuration's {path} puts a {type(found)} into text")
+            resolved += str(found)
+            if len(resolved) > MAX_TEXT:
+                raise CheckpointError(f"the configuration's {path} expands without bound")
+        return resolved
 
     def _interpolate(self, text: str, path: str, depth: int) -> Any:
         resolver, colon, argument = text.partition(":")

@@ -158,6 +158,7 @@ def _run(data: bytes, storage: Callable[[Any], Any]) -> Any:
         items, stack = stack, marks.pop()
         return items
 
+    arg: Any
     for opcode, arg, _ in pickletools.genops(io.BytesIO(data)):
         match opcode.name:
             case "PROTO" | "FRAME":
@@ -188,10 +189,10 @@ def _run(data: bytes, storage: Callable[[Any], Any]) -> Any:
                 stack.append(items)
             case "DICT":
                 items = until_mark()
-                stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+                stack.append(dict(zip(_keys(items[::2]), items[1::2], strict=True)))
             case "FROZENSET":
                 items = until_mark()
-                stack.append(frozenset(items))
+                stack.append(frozenset(_keys(items)))
             case "APPEND":
                 item = stack.pop()
                 _as(list, stack[-1]).append(item)
@@ -200,13 +201,13 @@ def _run(data: bytes, storage: Callable[[Any], Any]) -> Any:
                 _as(list, stack[-1]).extend(items)
             case "ADDITEMS":
                 items = until_mark()
-                _as(set, stack[-1]).update(items)
+                _as(set, stack[-1]).update(_keys(items))
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                _as(dict, stack[-1])[key] = value
+                _as(dict, stack[-1]).update(zip(_keys([key]), [value], strict=True))
             case "SETITEMS":
                 items = until_mark()
-                _as(dict, stack[-1]).update(zip(items[::2], items[1::2], strict=True))
+                _as(dict, stack[-1]).update(zip(_keys(items[::2]), items[1::2], strict=True))
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
             case "PUT" | "BINPUT" | "LONG_BINPUT":
@@ -241,6 +242,14 @@ def _as(kind: type, value: Any) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"expected a {kind.__name__}, found {type(value).__name__}")
     return value
+
+
+def _keys(values: Any) -> list[Any]:
+    """Keys and members of sets: scalars, since hashing nested tuples can take for ever."""
+    for value in values:
+        if value is not None and not isinstance(value, str | bytes | int | float):
+            raise TypeError(f"a {type(value).__name__} as a key")
+    return list(values)
 
 
 def _full_name(module: str, name: str) -> str:
@@ -312,11 +321,9 @@ def _instance(cls: Any, *_: Any) -> Any:
 BUILDERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
     "collections.defaultdict": lambda factory=None: {},
-    "builtins.set": lambda items=(): set(items),
-    "builtins.frozenset": lambda items=(): frozenset(items),
+    "builtins.set": lambda items=(): set(_keys(items)),
+    "builtins.frozenset": lambda items=(): frozenset(_keys(items)),
     "builtins.bytes": lambda: b"",
-    "torch.Size": lambda items=(): tuple(items),
-    "torch.device": lambda *name: ":".join(map(str, name)),
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,

@@ -40,6 +40,8 @@ def test_the_model_is_the_published_one(published) -> None:
     arch = {"input_dim": 2, "output_dim": 2, "horizon": 8, "n_obs_steps": 2, "cond_dim": 5}
     arch |= {"n_layer": 2, "n_head": 2, "n_emb": 16, "causal_attn": True}
     original = TransformerForDiffusion(**arch).eval()
+    counted = sum(parameter.numel() for parameter in original.parameters())
+    assert load_checkpoint(published.transformer()).parameters == counted
     weights = published.transformer_weights()
     original.load_state_dict(
         {k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")}

@@ -102,6 +102,13 @@ def test_other_resolvers_are_refused_only_when_needed() -> None:
         config.get("secret")
 
 
+def laughs(twice: str | list[str]) -> dict:
+    """Thirty values, each several times the one before."""
+    if isinstance(twice, str):
+        return {f"a{i + 1}": twice % (f"a{i}", f"a{i}") for i in range(30)}
+    return {f"a{i + 1}": [part % f"a{i}" for part in twice] for i in range(30)}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -111,6 +118,9 @@ def test_other_resolvers_are_refused_only_when_needed() -> None:
         ({"asked": "${eval:'\"a\"*99'}"}, "words"),
         ({"asked": "${missing}", "here": 1}, "holds asked, here"),
         ({"here": 1}, "has no asked; it holds here"),
+        ({"asked": "x${list}", "list": [1]}, "into text"),
+        ({"asked": "${a30}", "a0": "word", **laughs("${%s}${%s}")}, "without bound"),
+        ({"asked": "${a8}", "a0": "word", **laughs(["${%s}"] * 4)}, "without bound"),
     ],
 )
 def test_values_that_cannot_be_had_say_why(values: dict, message: str) -> None:

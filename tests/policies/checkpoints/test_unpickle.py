@@ -122,6 +122,17 @@ def test_copies_cannot_multiply_without_bound() -> None:
         interpret(long + again * 100 + b"N.", lambda _: None)
 
 
+def test_keys_are_scalars() -> None:
+    key = ()
+    for _ in range(60):
+        key = (key, key)
+    bomb = pickle.dumps([key], 2)[:-2] + b"}h\x00K\x01s."  # {[...]: 1} would take 2^60 hashes
+    with pytest.raises(CheckpointError, match="malformed"):
+        interpret(bomb, lambda _: None)
+    with pytest.raises(CheckpointError, match="as a key"):
+        interpret(pickle.dumps({(1, 2): 3}, 2), lambda _: None)
+
+
 def test_a_step_count_is_read_and_nothing_else() -> None:
     assert small_int(dill.dumps(300_000)) == 300_000
     assert small_int(pickle.dumps(5, 2)) == 5
