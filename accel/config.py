@@ -10,7 +10,7 @@ KINDS = ("none", "uniform", "unified", "bac")
 METRICS = ("cosine", "l1", "relative_l2")
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Hydra writes a composed configuration field by field
 class AccelConfig:
     """One block cache.
 

@@ -27,6 +27,9 @@ VERBS = {
 }
 
 
+USER_ERRORS = (ValueError, OSError, MissingExtraError, HydraException, OmegaConfBaseException)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the process's exit code (2 for a user's mistake, 130 for Ctrl-C)."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted; the same command continues where this one stopped")
         return 130
-    except (ValueError, OSError, MissingExtraError, HydraException, OmegaConfBaseException) as error:
+    except USER_ERRORS as error:
         console.print(f"fastloop {verb}: {_message(error)}", style="red", markup=False)
         return 2
 
@@ -77,7 +80,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "`fastloop VERB --help` shows a verb's settings and choices. `fastloop eval` is the demo.",
+            "`fastloop VERB --help` shows settings and choices. `fastloop eval` is the demo.",
         ]
     )
 

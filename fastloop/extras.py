@@ -1,4 +1,4 @@
-"""Optional packages, imported where they are used and named with their install line when missing."""
+"""Optional packages, imported where they are used; a missing one says its install line."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ PACKAGES = ("fastloop", "torch", "numpy", "gymnasium", "gym-pusht", "mujoco", "r
 
 
 def make_run_dir(verb: str, run_dir: str | None) -> Path:
-    """The folder of this run: `run_dir`, or ``runs/<verb>/<time>``; an existing one is continued."""
+    """The folder of this run: `run_dir`, or ``runs/<verb>/<time>``; it may exist already."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     path = Path(run_dir) if run_dir else Path("runs") / verb / stamp
     path.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ __all__ = ["ActionSpec", "EnvSpec", "PolicySpec", "SpecMismatchError", "TensorSp
 
 
 class SpecMismatchError(ValueError):
-    """A policy and an environment do not fit; the message lists every difference, both sides named."""
+    """A policy and an environment do not fit; the message lists every difference of the two."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PolicySpec:
     """What a policy reads and what it decides.
 
     Attributes:
-        inputs: observation key (LeRobot names) to its spec; the order is the order of the condition.
+        inputs: observation key (LeRobot names) to its spec, in the order of the condition.
         action: the actions that it plans.
         n_obs_steps: O, frames in its window.
         horizon: T, actions that its network predicts, the past ones included.
@@ -126,7 +126,9 @@ def check_specs(policy: PolicySpec, env: EnvSpec, *, policy_name: str = "policy"
         for what in ("shape", "dtype"):
             ours, theirs = getattr(wanted, what), getattr(given, what)
             if ours != theirs:
-                faults.append(f"{key}: {policy_name} reads {what} {ours}, {env.name} gives {theirs}")
+                faults.append(
+                    f"{key}: {policy_name} reads {what} {ours}, {env.name} gives {theirs}"
+                )
         faults += _named(key, policy_name, wanted.names, env.name, given.names)
         if given.low < wanted.low or given.high > wanted.high:
             faults.append(
@@ -140,9 +142,7 @@ def check_specs(policy: PolicySpec, env: EnvSpec, *, policy_name: str = "policy"
             f"{env.control_hz} Hz"
         )
     if faults:
-        raise SpecMismatchError(
-            f"{policy_name} cannot drive {env.name}:\n  " + "\n  ".join(faults)
-        )
+        raise SpecMismatchError(f"{policy_name} cannot drive {env.name}:\n  " + "\n  ".join(faults))
 
 
 def _action_faults(ours: ActionSpec, policy: str, theirs: ActionSpec, env: str) -> list[str]:

@@ -19,7 +19,7 @@ __all__ = ["TrainConfig", "Trainer", "learning_rate"]
 Batch = Mapping[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Hydra writes a composed configuration field by field
 class TrainConfig:
     """How weights are trained; the defaults are Diffusion Policy's (Chi et al. 2023) but for
     `steps` and `autocast`.
@@ -139,11 +139,13 @@ class Trainer:
         """
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
         ours = asdict(self.config)
-        changed = {k: (state["config"].get(k), ours[k]) for k in ours if state["config"].get(k) != ours[k]}
+        changed = {
+            k: (state["config"].get(k), ours[k]) for k in ours if state["config"].get(k) != ours[k]
+        }
         if changed:
             raise ValueError(
-                f"{path} was saved by a run with other settings (then, now): {changed}; use another "
-                "run_dir, or the old settings"
+                f"{path} was saved by a run with other settings (then, now): {changed}; use "
+                "another run_dir, or the old settings"
             )
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])

@@ -16,7 +16,7 @@ __all__ = ["SAMPLERS", "SamplerConfig", "build_sampler", "build_schedule"]
 SAMPLERS = ("ddpm", "ddim", "dpm_solver", "flow")
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Hydra writes a composed configuration field by field
 class SamplerConfig:
     """Names and defaults as published with Diffusion Policy (Chi et al. 2023).
 

@@ -1,0 +1,75 @@
+"""From a configuration to the things it names: a simulator, and a policy that fits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fastloop.config import PolicyConfig
+from fastloop.policies.diffusion.policy import DiffusionPolicy
+from fastloop.policies.history import History
+from fastloop.policies.load import load_policy
+from fastloop.policies.prepare import Preparation, prepare
+from fastloop.policies.rng import Rng
+from fastloop.policies.spec import check_specs
+from fastloop.sims.base import Sim
+from fastloop.sims.config import SimConfig
+from fastloop.sims.observations import first_observations
+
+__all__ = ["Setup", "calibration_data", "set_up"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A policy that fits a simulator and is ready to be timed.
+
+    Attributes:
+        sim_config: how other processes build the simulator.
+        sim: one in this process, for observations.
+        policy: un-accelerated and warm.
+        preparation: thread count and what it was chosen by.
+    """
+
+    sim_config: SimConfig
+    sim: Sim
+    policy: DiffusionPolicy
+    preparation: Preparation
+
+    def observations(self, count: int, first_seed: int) -> History:
+        """The first observations of `count` episodes."""
+        seeds = range(first_seed, first_seed + count)
+        return first_observations(self.sim, self.policy.spec, seeds)
+
+
+def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:
+    """Load the policy, build its simulator, check that they fit, and warm up.
+
+    Raises:
+        SpecMismatchError: naming both sides of every difference.
+        CheckpointError: when the policy cannot be read.
+        MissingExtraError: when the simulator is not installed.
+    """
+    sim_config = SimConfig.from_config(sim)
+    world = sim_config.build()
+    loaded = load_policy(
+        policy.checkpoint,
+        env=world.env_spec,
+        sampler=policy.sampler,
+        n_action_steps=policy.n_action_steps,
+        device=policy.device,
+    )
+    check_specs(loaded.spec, world.env_spec, policy_name=policy.checkpoint)
+    return Setup(sim_config, world, loaded, prepare(loaded, threads=policy.threads))
+
+
+def calibration_data(
+    setup: Setup, count: int, first_seed: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noises (num_noises, M, T, A) and conditions (M, O, D) of `count` first observations."""
+    seeds = range(first_seed, first_seed + count)
+    history = setup.observations(count, first_seed)
+    noises = setup.policy.noise(Rng.for_envs(seed, seeds, [0] * count))
+    cond = setup.policy.condition(history)
+    return noises.to(cond), cond
