@@ -36,7 +36,7 @@ def distances(activations: torch.Tensor, metric: str) -> torch.Tensor:
     if metric == "relative_l2":
         exact = "donot_use_mm_for_euclid_dist"
         difference = torch.cdist(activations, activations, compute_mode=exact).double()
-        norm = activations.double().norm(dim=-1)
+        norm: torch.Tensor = activations.double().norm(dim=-1)
         return difference / norm.clamp(min=torch.finfo(activations.dtype).tiny)[:, None]
     raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}")
 
