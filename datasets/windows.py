@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Windows"]
+__all__ = ["Demonstration", "Windows"]
+
+
+class Demonstration(Protocol):
+    """What windows are cut from: frames (N, ...) by key and actions (N, A) of one episode."""
+
+    @property
+    def observations(self) -> Mapping[str, NDArray]: ...
+
+    @property
+    def actions(self) -> NDArray: ...
 
 
 class Windows:
@@ -50,6 +61,38 @@ class Windows:
         self.last = (ends - 1).repeat_interleave(lengths)
         self.past = torch.arange(n_obs_steps) - (n_obs_steps - 1)
         self.chunk = torch.arange(horizon) - (n_obs_steps - 1)
+
+    @classmethod
+    def of(
+        cls,
+        demonstrations: Iterable[Demonstration],
+        keys: Sequence[str],
+        *,
+        n_obs_steps: int,
+        horizon: int,
+    ) -> Windows:
+        """The windows of some demonstrations, with the observations `keys`.
+
+        Raises:
+            ValueError: when there is no demonstration, or one lacks an observation.
+        """
+        demonstrations = list(demonstrations)
+        if not demonstrations:
+            raise ValueError("there is no demonstration to train on")
+        for demonstration in demonstrations:
+            missing = set(keys) - set(demonstration.observations)
+            if missing:
+                raise ValueError(
+                    f"a demonstration lacks the observations {sorted(missing)}; it has "
+                    f"{sorted(demonstration.observations)}"
+                )
+        return cls(
+            {k: np.concatenate([d.observations[k] for d in demonstrations]) for k in keys},
+            np.concatenate([d.actions for d in demonstrations]),
+            np.cumsum([len(d.actions) for d in demonstrations]),
+            n_obs_steps=n_obs_steps,
+            horizon=horizon,
+        )
 
     def __len__(self) -> int:
         return len(self.actions)

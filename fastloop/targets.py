@@ -1,0 +1,37 @@
+"""Building what a configuration names by import path, from inside fastloop only."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["build"]
+
+
+def build(config: Mapping[str, Any], what: str) -> Any:
+    """Call the class or function under ``_target_`` with the other entries as arguments.
+
+    Args:
+        config: a composed configuration group.
+        what: names it in errors, for instance ``expert``.
+
+    Raises:
+        ValueError: when there is no target, it lies outside of fastloop, or it does not take these
+            arguments.
+    """
+    arguments = dict(config)
+    target = str(arguments.pop("_target_", ""))
+    if not target.startswith("fastloop."):
+        raise ValueError(
+            f"{what}: _target_ must name something inside fastloop, got {target or 'nothing'!r}"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"{what}: there is no {target} ({error})") from error
+    try:
+        return found(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{what}: {target} does not take {sorted(arguments)}: {error}") from error

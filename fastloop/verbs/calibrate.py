@@ -1,0 +1,59 @@
+"""`fastloop calibrate`: a cache plan for one policy, its picture, and how stable it is."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from fastloop.accel.block_cache.calibrate import calibrate, make_plan
+from fastloop.config import CalibrateConfig
+from fastloop.progress import bar
+from fastloop.run_folder import make_run_dir, write_result
+from fastloop.setup import calibration_data, set_up
+from fastloop.sims.report.plan import render_plan
+
+__all__ = ["run"]
+
+STABLE = 0.7  # Jaccard overlap of two halves below which a schedule is called unstable
+
+
+def run(config: CalibrateConfig) -> int:
+    """Write ``plan.json`` and ``plan.html`` to the run folder and print the verdict."""
+    console = Console()
+    folder = make_run_dir("calibrate", config.run_dir)
+    setup = set_up(config.policy, config.sim)
+    policy = setup.policy
+    distance = None
+    if config.accel.kind in ("unified", "bac"):
+        data = calibration_data(setup, config.observations, config.first_seed, config.seed)
+        seeds = range(config.first_seed, config.first_seed + config.observations)
+        with bar("calibrating", config.observations, console) as advance:
+            found = calibrate(
+                policy.stack(), policy.sampler, *data, config.accel,
+                digest=policy.digest, seeds=seeds,
+                progress=lambda done, _: advance(done, "observations"),
+            )  # fmt: skip
+        plan, distance = found.plan, found.distance
+    else:
+        plan = make_plan(config.accel, policy.stack(), policy.sampler, digest=policy.digest)
+    setup.sim.close()
+    path = folder / "plan.json"
+    plan.save(path)
+    (folder / "plan.html").write_text(render_plan(plan, distance), encoding="utf-8")
+    stability = plan.provenance.stability
+    total = plan.computed + plan.reused
+    console.print(
+        f"{config.accel.kind}: {plan.computed} of {total} branch evaluations computed, "
+        f"{plan.reused / total:.0%} reused",
+        markup=False,
+    )
+    if stability is not None:
+        verdict = "stable" if stability >= STABLE else "UNSTABLE: use more observations"
+        console.print(f"agreement of two halves (Jaccard): {stability:.2f}, {verdict}")
+    metrics = {
+        "reused": {"value": plan.reused / total, "unit": "1", "n": total},
+        "stability": {"value": stability, "unit": "1", "n": plan.provenance.observations},
+    }
+    write_result(folder, "calibrate", config, metrics, checkpoint_digest=policy.digest)
+    console.print(f"use it with: fastloop eval accel={config.accel.kind} accel.plan={path}")
+    console.print(f"run folder: {folder}", markup=False, highlight=False)
+    return 0

@@ -1,0 +1,52 @@
+"""`fastloop info`: what a checkpoint holds, in a table, and its conversion to our format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fastloop.config import InfoConfig
+from fastloop.policies.checkpoints import convert, describe
+from fastloop.policies.load import WEIGHTS, find_checkpoint
+from fastloop.run_folder import make_run_dir, write_result
+
+__all__ = ["run"]
+
+
+def run(config: InfoConfig) -> int:
+    """Print the description and write it to the run folder; convert when asked."""
+    console = Console()
+    if config.ckpt is None:
+        shipped = sorted(folder.name for folder in WEIGHTS.glob("*") if folder.is_dir())
+        raise ValueError(
+            "say which checkpoint: ckpt=PATH, or ckpt=NAME of a shipped policy: "
+            + (", ".join(shipped) or "none")
+        )
+    path = find_checkpoint(config.ckpt)
+    facts = describe(path, keys=config.keys)
+    table = Table(title=Text(str(path)), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if name != "keys":
+            table.add_row(name, Text(_line(value)))
+    console.print(table)
+    for key, shape in facts.get("keys", {}).items():
+        console.print(f"  {key} {shape}", markup=False, highlight=False)
+    if config.convert:
+        out = convert(path, config.convert, half=config.half)
+        console.print(f"converted: {out}", markup=False)
+    folder = make_run_dir("info", config.run_dir)
+    metrics = {"parameters": {"value": facts["parameters"], "unit": "1"}}
+    write_result(folder, "info", config, metrics, checkpoint=facts)
+    console.print(f"run folder: {folder}", markup=False, highlight=False)
+    return 0
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {item}" for key, item in value.items()) or "none"
+    return "none" if value is None or value == "" else str(value)

@@ -1,0 +1,187 @@
+"""`fastloop train`: demonstrations in, a policy folder out; a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fastloop.accel.samplers import build_schedule
+from fastloop.config import TrainVerbConfig
+from fastloop.datasets.windows import Windows
+from fastloop.policies.checkpoints import Checkpoint, native
+from fastloop.policies.checkpoints.checks import NETWORKS
+from fastloop.policies.diffusion.model import ACTION, DiffusionModel
+from fastloop.policies.diffusion.normalizer import LinearNormalizer
+from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
+from fastloop.policies.load import make_policy
+from fastloop.policies.spec import EnvSpec
+from fastloop.policies.training import Trainer
+from fastloop.progress import bar
+from fastloop.run_folder import make_run_dir, write_result
+from fastloop.sims.config import SimConfig
+from fastloop.sims.interrupts import catch_interrupts
+from fastloop.sims.runner import RunConfig
+from fastloop.sims.runner import run as run_closed_loop
+from fastloop.sims.stats import wilson
+from fastloop.sims.worklist import WorkItem
+from fastloop.targets import build
+
+__all__ = ["run"]
+
+CHECK_SEED = 500_000  # closed-loop checks never touch the seeds that evaluations use
+
+
+def run(config: TrainVerbConfig) -> int:
+    """Train, check in closed loop now and then, and write the policy folder.
+
+    Returns:
+        0, or 130 after Ctrl-C; the same command with this run folder then goes on.
+    """
+    console = Console()
+    folder = make_run_dir("train", config.run_dir)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    sim_config = SimConfig.from_config(config.sim)
+    sim = sim_config.build()
+    env = sim.env_spec
+    sim.close()
+    windows = _windows(config, env)
+    model = _model(config, env, windows).to(config.device)
+    schedule = build_schedule(config.sampler)
+    trainer = Trainer(
+        model,
+        lambda batch, generator: model.loss(
+            batch, schedule, config.sampler.prediction_type, generator=generator
+        ),
+        lambda step: windows.batch(step, config.train.batch_size, config.train.seed),
+        config.train,
+    )
+    state = folder / "trainer.pt"
+    if state.exists():
+        trainer.resume(state)
+        console.print(f"resumed at step {trainer.step}", markup=False)
+    log = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+    with log, catch_interrupts() as stop, bar("training", config.train.steps, console) as advance:
+        while trainer.step < config.train.steps and not stop.requested:
+            loss = trainer.advance()
+            if trainer.step % 100 == 0 or trainer.step == config.train.steps:
+                log.write(json.dumps({"step": trainer.step, "loss": loss}) + "\n")
+                log.flush()
+                advance(trainer.step, f"loss {loss:.4f}")
+            if trainer.step % config.save_every == 0:
+                trainer.save(state)
+            if config.check_every and trainer.step % config.check_every == 0:
+                success = _check(config, sim_config, _checkpoint(config, env, trainer), folder)
+                log.write(json.dumps({"step": trainer.step} | success) + "\n")
+                log.flush()
+                console.print(f"step {trainer.step}: {success}", markup=False)
+    trainer.save(state)
+    if trainer.step < config.train.steps:
+        console.print(f"stopped at step {trainer.step}; add run_dir={folder} to go on")
+        return 130
+    out = Path(config.out) if config.out else folder / "policy"
+    native.save(out, _checkpoint(config, env, trainer), half=True)
+    metrics = {"loss": {"value": loss, "unit": "1", "n": trainer.step}}
+    write_result(folder, "train", config, metrics, samples=len(windows))
+    console.print(f"policy: {out}\nrun folder: {folder}", markup=False, highlight=False)
+    return 0
+
+
+def _windows(config: TrainVerbConfig, env: EnvSpec) -> Windows:
+    demonstrations = build(config.dataset, "dataset")
+    return Windows.of(
+        demonstrations,
+        config.network.inputs,
+        n_obs_steps=config.network.n_obs_steps,
+        horizon=config.network.horizon,
+    )
+
+
+def _model(config: TrainVerbConfig, env: EnvSpec, windows: Windows) -> DiffusionModel:
+    """A freshly initialised network of the configured size, its normalizer fitted to the data."""
+    network = config.network
+    if network.kind not in NETWORKS:
+        raise ValueError(f"unknown network {network.kind!r}; have: {', '.join(NETWORKS)}")
+    inputs = {key: env.observations[key] for key in network.inputs}
+    images = [key for key, spec in inputs.items() if spec.dtype == "uint8"]
+    normalizer = LinearNormalizer()
+    for key in images:
+        normalizer.set_image(key)
+    low = {key: windows.observations[key] for key in network.inputs if key not in images}
+    normalizer.fit(low | {ACTION: windows.actions})
+    torch.manual_seed(config.train.seed)
+    encoder = None
+    if images:
+        encoder = ObservationEncoder(inputs, VisionConfig(**(config.vision or {})))
+    width = encoder.width if encoder else sum(spec.shape[0] for spec in inputs.values())
+    return DiffusionModel(
+        NETWORKS[network.kind](**_arch(config, env, width)), normalizer, network.inputs, encoder
+    )
+
+
+def _arch(config: TrainVerbConfig, env: EnvSpec, width: int) -> dict[str, Any]:
+    """The constructor's arguments: those configured, and the widths that follow from the data."""
+    network, dim = config.network, env.action.dim
+    if network.kind == "transformer":
+        return {
+            "input_dim": dim,
+            "output_dim": dim,
+            "horizon": network.horizon,
+            "n_obs_steps": network.n_obs_steps,
+            "cond_dim": width,
+            "time_as_cond": True,
+            "n_cond_layers": 0,
+            **network.arch,
+        }
+    return {"input_dim": dim, "global_cond_dim": width * network.n_obs_steps, **network.arch}
+
+
+def _checkpoint(config: TrainVerbConfig, env: EnvSpec, trainer: Trainer) -> Checkpoint:
+    """The averaged weights as they are now."""
+    averaged, network = trainer.ema.averaged, config.network
+    encoder = averaged.obs_encoder
+    inputs = {key: env.observations[key] for key in network.inputs}
+    width = encoder.width if encoder else sum(spec.shape[0] for spec in inputs.values())
+    return Checkpoint(
+        kind="fastloop",
+        network=network.kind,
+        arch=_arch(config, env, width),
+        sampler=config.sampler,
+        state_dict={key: value.cpu() for key, value in averaged.state_dict().items()},
+        inputs=inputs,
+        action_dim=env.action.dim,
+        n_obs_steps=network.n_obs_steps,
+        horizon=network.horizon,
+        n_action_steps=network.n_action_steps,
+        vision=VisionConfig(**(config.vision or {})) if encoder else None,
+        action=env.action,
+        control_hz=env.control_hz,
+        ema=True,
+        training={
+            "steps": trainer.step,
+            "batch_size": config.train.batch_size,
+            "seed": config.train.seed,
+            "environment": env.name,
+        },
+    )
+
+
+def _check(
+    config: TrainVerbConfig, sim: SimConfig, checkpoint: Checkpoint, folder: Path
+) -> dict[str, float]:
+    """Success of the averaged weights over a few episodes, with its Wilson interval."""
+    policy = make_policy(checkpoint, device=config.device)
+    name = checkpoint.training["environment"]
+    items = [WorkItem(name, CHECK_SEED + i) for i in range(config.check_episodes)]
+    step = checkpoint.training["steps"]
+    result = run_closed_loop(
+        policy, {name: sim}, items, run_dir=folder / "checks" / str(step), digest=str(step),
+        config=RunConfig(num_envs=8, plan_batch=8),
+    )  # fmt: skip
+    successes = sum(episode.outcome == "success" for episode in result.episodes)
+    interval = wilson(successes, len(result.episodes))
+    return {"success": interval.value, "low": interval.low, "high": interval.high}
