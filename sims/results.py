@@ -28,9 +28,10 @@ class EpisodeRecord:
     Attributes:
         task, seed: which episode.
         outcome: ``failure`` when the world ended without success, ``timeout`` after the last tick,
-            ``error`` when the simulator broke on every try.
+            ``error`` when the simulator broke on every try; an error has no figures, because how
+            far a try came depends on timing.
         steps: ticks.
-        total_reward, max_reward: over the episode; a max of None before the first tick.
+        total_reward, max_reward: over the episode; the max of an error is None.
         plans: policy calls that it took part in.
         retries: tries that broke before this one.
         error: why the last try broke.

@@ -265,11 +265,12 @@ class _Loop:
         for slot in acting:
             if slot.worker.connection in talking or slot.worker.deadline <= now:
                 try:
-                    tick = slot.worker.receive()
+                    ticks: list[Tick] = slot.worker.receive()
                 except WorkerError as error:
                     self._broken(slot, str(error))
                 else:
-                    self._tick(slot, tick)
+                    for tick in ticks:
+                        self._tick(slot, tick)
 
     def _tick(self, slot: _Slot, tick: Tick) -> None:
         first = not slot.reports and slot.steps == 0
@@ -335,34 +336,39 @@ class _Loop:
 
     def _broken(self, slot: _Slot, reason: str) -> None:
         """Replace the simulator of `slot`, and try its episode again or count it as an error."""
-        assert slot.item
+        item = slot.item
+        assert item
         slot.worker.close()
         slot.worker = self._worker()
-        if self.work.retry(slot.item):
+        if self.work.retry(item):
             self._next(slot)
         else:
-            self._finish(slot, "error", reason)
+            retries = self.config.retries
+            record = EpisodeRecord(item.task, item.seed, "error", retries=retries, error=reason)
+            self._record(slot, item, record)
 
-    def _finish(self, slot: _Slot, outcome: Outcome, error: str = "") -> None:
-        """Write down the episode of `slot` and begin the next one."""
+    def _finish(self, slot: _Slot, outcome: Outcome) -> None:
         assert slot.item
-        accel = asdict(AccelReport.total(slot.reports)) if slot.reports else {}
-        accel.pop("stage_ms", None)
+        accel = asdict(AccelReport.total(slot.reports))
+        del accel["stage_ms"]
         record = EpisodeRecord(
             task=slot.item.task,
             seed=slot.item.seed,
             outcome=outcome,
             steps=slot.steps,
             total_reward=sum(slot.rewards),
-            max_reward=max(slot.rewards, default=None),
+            max_reward=max(slot.rewards),
             plans=len(slot.reports),
-            retries=self.work.failures[slot.item.key] - (outcome == "error"),
-            error=error,
+            retries=self.work.failures[slot.item.key],
             accel=accel,
         )
+        self._record(slot, slot.item, record)
+
+    def _record(self, slot: _Slot, item: WorkItem, record: EpisodeRecord) -> None:
+        """Write down how `item` ended in `slot` and begin the next one there."""
         self.log.append(record)
-        self.work.finish(slot.item)
-        self.successes += outcome == "success"
+        self.work.finish(item)
+        self.successes += record.outcome == "success"
         self._report()
         self._next(slot)
 

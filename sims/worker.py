@@ -26,6 +26,7 @@ from fastloop.sims.video import Filming, Recorder
 __all__ = ["Act", "Begin", "Film", "Open", "Tick", "Worker", "WorkerError"]
 
 PR_SET_PDEATHSIG = 1
+HEARTBEAT_S = 0.02  # ticks younger than this travel together: messages cost more than fast steps
 
 
 class Open(NamedTuple):
@@ -43,7 +44,7 @@ class Film(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """Begin an episode; answered by one `Tick`.
+    """Begin an episode; answered by a list of one `Tick`.
 
     Attributes:
         sim: built if the last episode ran in another.
@@ -61,7 +62,7 @@ class Begin(NamedTuple):
 
 
 class Act(NamedTuple):
-    """Execute `actions` (n, A); answered by one `Tick` each, until the episode ends.
+    """Execute `actions` (n, A); answered by lists of ticks, n in all or until the episode ends.
 
     Attributes:
         actions: float32.
@@ -73,7 +74,7 @@ class Act(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """What one tick brought: the sign of life that the parent waits for.
+    """What one tick brought; also the sign of life that the parent waits for.
 
     Attributes:
         observation: the wanted keys.
@@ -211,17 +212,23 @@ class _Stage:
         self.keys: tuple[str, ...] = ()
         self.filming = Filming()
         self.recorder: Recorder | None = None
+        self.ticks: list[Tick] = []
+        self.last_sent = 0.0
 
     def answer(self, request: Open | Begin | Act) -> None:
         if isinstance(request, Open):
             self.connection.send(self._open(request.sim).env_spec)
         elif isinstance(request, Begin):
             self._begin(request)
+            self._send()
         else:
             captions = request.captions or ("",) * len(request.actions)
             for action, caption in zip(request.actions, captions, strict=True):
                 if self._step(action, caption):
                     break
+                if time.perf_counter() - self.last_sent > HEARTBEAT_S:
+                    self._send()
+            self._send()
 
     def close(self, *, keep_film: bool) -> None:
         if self.recorder:
@@ -248,7 +255,7 @@ class _Stage:
             self.filming = request.film.filming
             self.recorder = Recorder(request.film.path, sim.env_spec.control_hz)
             self.recorder.frame(sim.render(), request.film.caption)
-        self._tell(observation, 0.0, None, start)
+        self._keep(observation, 0.0, None, start)
 
     def _step(self, action: NDArray[np.float32], caption: str) -> Outcome | None:
         assert self.sim
@@ -263,11 +270,17 @@ class _Stage:
             if outcome:
                 self.recorder.close(keep=self.filming.keeps(outcome))
                 self.recorder = None
-        self._tell(observation, reward, outcome, start)
+        self._keep(observation, reward, outcome, start)
         return outcome
 
-    def _tell(
+    def _keep(
         self, observation: Observation, reward: float, outcome: Outcome | None, start: float
     ) -> None:
         wanted = {key: observation[key] for key in self.keys}
-        self.connection.send(Tick(wanted, float(reward), outcome, time.perf_counter() - start))
+        self.ticks.append(Tick(wanted, float(reward), outcome, time.perf_counter() - start))
+
+    def _send(self) -> None:
+        if self.ticks:
+            self.connection.send(self.ticks)
+        self.ticks = []
+        self.last_sent = time.perf_counter()

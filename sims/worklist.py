@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fastloop.sims.base import SimState
 from fastloop.sims.summary import Key
@@ -32,7 +33,7 @@ class WorkItem:
         """(task, seed)."""
         return self.task, self.seed
 
-    @property
+    @cached_property
     def episode(self) -> int:
         """The number that keys the policy's noise: of the item alone, wherever it runs."""
         digest = hashlib.blake2b(f"{self.task}/{self.seed}".encode(), digest_size=6).digest()

@@ -40,7 +40,7 @@ class Homing:
         return Plan(actions.clamp(-1, 1), dt=0.1, t0=history.ticks, report=self.report)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def homing():
     """The class of a policy that solves most episodes of the toy simulator."""
     return Homing

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,13 @@ def episodes(run_dir):
     return (run_dir / "episodes.jsonl").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def whole(homing, tmp_path_factory):
+    """The folder and result of a run of all items in which nothing goes wrong."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, go(homing(), folder)
+
+
 OPTIONS = {
     "frozen": {},
     "replay": {"clock": Replay([0.01, 0.25, 0.05, 0.3])},
@@ -62,8 +70,8 @@ def test_the_result_file_is_the_same_for_1_2_and_4_environments(homing, tmp_path
     assert len({episode.total_reward for episode in result.episodes}) == 10
 
 
-def test_outcomes_steps_and_rewards_are_those_of_the_simulator(homing, tmp_path):
-    result = go(homing(), tmp_path, config=RunConfig(num_envs=1, plan_batch=1))
+def test_outcomes_steps_and_rewards_are_those_of_the_simulator(whole):
+    _, result = whole
     outcomes = Counter(episode.outcome for episode in result.episodes)
     assert outcomes.keys() == {"success", "timeout"}
     for episode in result.episodes:
@@ -163,23 +171,22 @@ def test_a_plan_later_than_its_own_length_is_survived(homing, tmp_path):
     ("fault", "reason"),
     [("raise", "solver diverged"), ("segfault", "SIGSEGV"), ("hang", r"did not answer within 1 s")],
 )
-def test_a_seed_that_breaks_is_an_error_and_harms_no_other(homing, tmp_path, fault, reason):
-    items = ITEMS[4:9]
-    whole = go(homing(), tmp_path / "whole", items)
+def test_a_seed_that_breaks_is_an_error_and_harms_no_other(whole, homing, tmp_path, fault, reason):
     config = RunConfig(num_envs=2, retries=1, step_timeout_s=1.0)
-    result = go(homing(), tmp_path / "hurt", items, toy(faults={7: fault}), config=config)
+    items = ITEMS[4:9]
+    result = go(homing(), tmp_path, items, toy(faults={7: fault}), config=config)
     hurt = result.episodes[3]
-    assert (hurt.seed, hurt.outcome, hurt.retries, hurt.steps) == (7, "error", 1, 2)
-    assert hurt.error
-    assert __import__("re").search(reason, hurt.error)
-    others = [episode for episode in whole.episodes if episode.seed != 7]
+    assert (hurt.seed, hurt.outcome, hurt.retries, hurt.steps) == (7, "error", 1, 0)
+    assert re.search(reason, hurt.error)
+    others = [episode for episode in whole[1].episodes[4:9] if episode.seed != 7]
     assert [episode for episode in result.episodes if episode.seed != 7] == others
     assert result.coverage == 0.8
     assert result.arm("plain").episodes[3].detail == hurt.error
 
 
-def test_a_simulator_killed_once_is_retried_and_changes_nothing(homing, tmp_path, monkeypatch):
-    go(homing(), tmp_path / "whole")
+def test_a_simulator_killed_once_is_retried_and_changes_nothing(
+    whole, homing, tmp_path, monkeypatch
+):
     workers = []
     init = sys.modules["fastloop.sims.worker"].Worker.__init__
 
@@ -196,7 +203,7 @@ def test_a_simulator_killed_once_is_retried_and_changes_nothing(homing, tmp_path
     result = go(homing(), tmp_path / "hurt", progress=kill_once)
     assert len(workers) >= 3
     assert sum(episode.retries for episode in result.episodes) == 1
-    for line in episodes(tmp_path / "whole").splitlines():
+    for line in episodes(whole[0]).splitlines():
         again = line.replace(b'"retries": 0', b'"retries": 1')
         assert {line, again} & set(episodes(tmp_path / "hurt").splitlines())
 
@@ -235,30 +242,27 @@ def test_an_accelerator_that_never_engages_is_an_error(homing, tmp_path):
 # --- stopping and going on -----------------------------------------------------------------------
 
 
-def test_a_finished_run_is_read_back_without_a_simulator(homing, tmp_path):
-    first = go(homing(), tmp_path)
+def test_a_finished_run_is_read_back_without_a_simulator(whole, homing):
+    folder, first = whole
     policy = homing()
-    again = go(policy, tmp_path, sims={"toy": SimConfig("fastloop.nothing.Here")})
+    again = go(policy, folder, sims={"toy": SimConfig("fastloop.nothing.Here")})
     assert (again.episodes, again.calls) == (first.episodes, first.calls)
     assert policy.calls == []
 
 
-def test_a_longer_list_goes_on_from_a_shorter_one(homing, tmp_path):
-    go(homing(), tmp_path / "long")
+def test_a_longer_list_goes_on_from_a_shorter_one(whole, homing, tmp_path):
     go(homing(), tmp_path / "grown", ITEMS[5:8])
     go(homing(), tmp_path / "grown")
-    assert episodes(tmp_path / "grown") == episodes(tmp_path / "long")
+    assert episodes(tmp_path / "grown") == episodes(whole[0])
 
 
-def test_another_configuration_does_not_mix(homing, tmp_path):
-    go(homing(), tmp_path, ITEMS[:1])
+def test_another_configuration_does_not_mix(whole, homing):
     with pytest.raises(ValueError, match=r"'d'.*'other'"):
-        go(homing(), tmp_path, digest="other")
+        go(homing(), whole[0], digest="other")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_gives_a_partial_result_that_resumes(homing, tmp_path, number):
-    go(homing(), tmp_path / "whole")
+def test_ctrl_c_gives_a_partial_result_that_resumes(whole, homing, tmp_path, number):
     before = signal.getsignal(number)
 
     def interrupt(progress):
@@ -273,11 +277,10 @@ def test_ctrl_c_gives_a_partial_result_that_resumes(homing, tmp_path, number):
     assert signal.getsignal(number) is before
     resumed = go(homing(), tmp_path / "cut")
     assert not resumed.missing
-    assert episodes(tmp_path / "cut") == episodes(tmp_path / "whole")
+    assert episodes(tmp_path / "cut") == episodes(whole[0])
 
 
-def test_a_full_disk_stops_with_a_message_and_loses_nothing(homing, tmp_path, monkeypatch):
-    go(homing(), tmp_path / "whole")
+def test_a_full_disk_stops_with_a_message_and_loses_nothing(whole, homing, tmp_path, monkeypatch):
     write = JsonLines._write
     lines = []
 
@@ -294,7 +297,7 @@ def test_a_full_disk_stops_with_a_message_and_loses_nothing(homing, tmp_path, mo
     monkeypatch.undo()
     assert episodes(tmp_path / "cut").count(b"\n") == 5
     go(homing(), tmp_path / "cut")
-    assert episodes(tmp_path / "cut") == episodes(tmp_path / "whole")
+    assert episodes(tmp_path / "cut") == episodes(whole[0])
 
 
 KILLED = """
@@ -321,8 +324,7 @@ run(
 """
 
 
-def test_a_killed_run_resumes_without_losing_or_repeating_an_episode(homing, tmp_path):
-    go(homing(), tmp_path / "whole")
+def test_a_killed_run_resumes_without_losing_or_repeating_an_episode(whole, homing, tmp_path):
     conftest = sys.modules[homing.__module__].__file__
     command = [sys.executable, "-c", KILLED, conftest, str(tmp_path / "cut")]
     assert subprocess.run(command, stdout=subprocess.PIPE).returncode == -signal.SIGKILL
@@ -334,7 +336,7 @@ def test_a_killed_run_resumes_without_losing_or_repeating_an_episode(homing, tmp
     assert len(result.episodes) == 10
     played = {episode for keys in policy.calls for episode, _ in keys}
     assert played == {item.episode for item in ITEMS if item.seed not in ended}
-    assert episodes(tmp_path / "cut") == episodes(tmp_path / "whole")
+    assert episodes(tmp_path / "cut") == episodes(whole[0])
 
 
 # --- videos --------------------------------------------------------------------------------------

@@ -36,6 +36,13 @@ def begin(seed, state=None, **arguments):
     return Begin(SimConfig(TOY, arguments), seed, state, KEYS, None)
 
 
+def receive(worker, n):
+    ticks = []
+    while len(ticks) < n:
+        ticks += worker.receive()
+    return ticks
+
+
 def actions(n, value=0.5):
     return Act(np.full((n, 2), value, np.float32), ())
 
@@ -47,13 +54,12 @@ def test_one_process_runs_several_episodes_like_the_simulator_itself(start):
     for seed in (3, 4):
         worker.send(begin(seed))
         expected, _ = sim.reset(seed=seed)
-        tick = worker.receive()
+        (tick,) = worker.receive()
         assert tick.observation.keys() == set(KEYS)
         assert (tick.observation["observation.state"] == expected["observation.state"]).all()
         worker.send(actions(5))
-        for _ in range(5):
+        for tick in receive(worker, 5):
             expected, reward, *_ = sim.step(np.full(2, 0.5, np.float32))
-            tick = worker.receive()
             assert (tick.observation["observation.state"] == expected["observation.state"]).all()
             assert tick.reward == reward
             assert tick.sim_s > 0
@@ -69,14 +75,14 @@ def test_an_episode_that_ends_drops_the_actions_left(start, max_steps, value, ou
     worker.send(begin(0, max_steps=max_steps))
     worker.receive()
     worker.send(actions(100, value))
-    ticks = [worker.receive()]
+    ticks = worker.receive()
     while not ticks[-1].outcome:
-        ticks.append(worker.receive())
+        ticks += worker.receive()
     assert ticks[-1].outcome == outcome
     assert len(ticks) <= max_steps
     worker.send(begin(1))  # the next answer belongs to the next episode
     first = PointMass().reset(seed=1)[0]["observation.state"]
-    assert (worker.receive().observation["observation.state"] == first).all()
+    assert (worker.receive()[0].observation["observation.state"] == first).all()
 
 
 def test_an_initial_state_is_restored(start):
@@ -85,7 +91,7 @@ def test_an_initial_state_is_restored(start):
     moved, *_ = sim.step(np.ones(2))
     worker = start()
     worker.send(begin(0, sim.save()))
-    tick = worker.receive()
+    (tick,) = worker.receive()
     assert (tick.observation["observation.state"] == moved["observation.state"]).all()
 
 
@@ -102,9 +108,9 @@ def test_every_way_to_break_is_told_apart(start, fault, reason):
     worker = start(step_timeout_s=0.5)
     worker.send(begin(7, faults={7: fault}))
     worker.receive()
+    worker.send(actions(2))
+    assert len(receive(worker, 2)) == 2
     worker.send(actions(8))
-    worker.receive()
-    worker.receive()
     with pytest.raises(WorkerError, match=reason):
         worker.receive()
 
@@ -141,7 +147,7 @@ worker.send(Begin(config, 0, None, (), None))
 worker.receive()
 if sys.argv[2] == "hanging":
     worker.send(Act(np.zeros((3, 2), np.float32), ()))
-    worker.receive(), worker.receive()
+    time.sleep(0.5)
 print(worker.process.pid, flush=True)
 time.sleep(60)
 """
