@@ -19,6 +19,7 @@ __all__ = ["EXPERTS", "CanExpert", "LiftExpert", "SquareExpert", "hand_action"]
 
 Array = NDArray[np.float64]
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # fingers close along x
+UP = np.array([0.0, 0.0, 1.0])
 OPEN, SHUT = -1.0, 1.0
 WIDTH_OPEN = 0.07  # m between the fingers, of at most 0.08
 
@@ -53,10 +54,9 @@ class RobosuiteExpert(abc.ABC):
 
     grasp_height = 0.0  # of the hand above the object's origin, m
     reach = 0.015  # m: the object counts as between the fingers
-    held_width = 0.05  # m: narrower than this the fingers have the object
 
-    def reset(self, sim: Robosuite) -> None:
-        """Forget the last episode; call after `sim.reset`."""
+    def reset(self, sim: Robosuite) -> None:  # noqa: B027 - there is nothing to forget
+        """Begin an episode; call after `sim.reset`."""
 
     def act(self, sim: Robosuite) -> Array:
         """The action (7,) for the present state of `sim`, in its kind of actions."""
@@ -72,7 +72,7 @@ class RobosuiteExpert(abc.ABC):
         above = 0.1 * max(_ramp(aside, 0.01, 0.04), _ramp(turned, 0.1, 0.3))
         if width < WIDTH_OPEN:
             above = max(above, 0.05)
-        return hand_action(sim, grasp + [0, 0, above], facing, OPEN)
+        return hand_action(sim, grasp + above * UP, facing, OPEN)
 
     @abc.abstractmethod
     def grasp(self, sim: Robosuite) -> tuple[Array, Array]:
@@ -96,14 +96,14 @@ class LiftExpert(RobosuiteExpert):
         return sim.object[0], DOWN
 
     def carry(self, sim: Robosuite, off: Array, held: float) -> Array:
-        return hand_action(sim, sim.hand[0] + (1 - held) * off + [0, 0, 0.05 * held], DOWN, SHUT)
+        return hand_action(sim, sim.hand[0] + (1 - held) * off + 0.05 * held * UP, DOWN, SHUT)
 
 
 class CanExpert(RobosuiteExpert):
     """PickPlaceCan: grasp the can from above, carry it over the wall, drop it into its bin."""
 
     def grasp(self, sim: Robosuite) -> tuple[Array, Array]:
-        return sim.object[0] + [0, 0, 0.005], DOWN
+        return sim.object[0] + 0.005 * UP, DOWN
 
     def carry(self, sim: Robosuite, off: Array, held: float) -> Array:
         at, _ = sim.hand
@@ -126,7 +126,7 @@ class SquareExpert(RobosuiteExpert):
         peg = self._peg(sim)
         if np.abs(nut - peg)[:2].max() < 0.02 and nut[2] < peg[2] + 0.02:
             width = float(sim.fingers[0] - sim.fingers[1])
-            return hand_action(sim, at + [0, 0, 0.05 * _ramp(width, 0.02, 0.04)], facing, OPEN)
+            return hand_action(sim, at + 0.05 * _ramp(width, 0.02, 0.04) * UP, facing, OPEN)
         return super().act(sim)
 
     def grasp(self, sim: Robosuite) -> tuple[Array, Array]:
@@ -135,7 +135,7 @@ class SquareExpert(RobosuiteExpert):
         across = np.arctan2(rotation[1, 1], rotation[0, 1])
         now = np.arctan2(sim.hand[1][1, 1], sim.hand[1][0, 1])
         # Both ways of laying the fingers across the handle are as good: the one that turns less.
-        return handle + [0, 0, -0.002], _turned(now + (across - now) % np.pi - np.pi / 2)
+        return handle - 0.002 * UP, _turned(now + (across - now) % np.pi - np.pi / 2)
 
     def carry(self, sim: Robosuite, off: Array, held: float) -> Array:
         at, facing = sim.hand
@@ -163,13 +163,13 @@ class SquareExpert(RobosuiteExpert):
         neither puts the hand beyond the peg, out of reach, nor turns the wrist to its stop."""
         quarter = np.pi / 2
         yaw = np.arctan2(rotation[1, 0], rotation[0, 0])
-        nearest = -((yaw + quarter / 2) % quarter - quarter / 2)
+        nearest = float(quarter / 2 - (yaw + quarter / 2) % quarter)
         robot = sim.engine.robots[0]
-        wrist = sim.engine.sim.data.qpos[robot._ref_joint_pos_indexes[6]]
+        wrist = float(sim.engine.sim.data.qpos[robot._ref_joint_pos_indexes[6]])
 
         def cost(turn: float) -> float:
-            beyond = -(np.cos(turn) * held_at[0] - np.sin(turn) * held_at[1])
-            return abs(turn) + 3 * (beyond > 0.03) + 9 * (abs(wrist - turn) > 2.7)
+            beyond = np.sin(turn) * held_at[1] - np.cos(turn) * held_at[0] > 0.03
+            return abs(turn) + 3 * bool(beyond) + 9 * bool(abs(wrist - turn) > 2.7)
 
         return min((nearest + k * quarter for k in range(-2, 3)), key=cost)
 
