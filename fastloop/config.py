@@ -123,8 +123,10 @@ class RecordConfig:
         first_seed: seed of the first attempt; they count up.
         disturb: probability that an episode is disturbed by bursts of random actions, which are
             not recorded: the demonstration is split there, so that recovery is learned.
+        noise: in disturbed episodes, the largest deviation of the executed action from the recorded
+            one, as a fraction of each action's range.
         num_workers: processes.
-        out: the file; an existing one is continued.
+        out: the file; a recording that was stopped is continued.
     """
 
     sim: dict[str, Any] = field(default_factory=dict)
@@ -132,6 +134,7 @@ class RecordConfig:
     episodes: int = 200
     first_seed: int = 1_000_000
     disturb: float = 0.0
+    noise: float = 0.0
     num_workers: int = 2
     out: str = MISSING
     run_dir: str | None = None

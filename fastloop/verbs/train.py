@@ -27,8 +27,8 @@ from fastloop.sims.interrupts import catch_interrupts
 from fastloop.sims.runner import RunConfig
 from fastloop.sims.runner import run as run_closed_loop
 from fastloop.sims.stats import wilson
+from fastloop.sims.targets import build
 from fastloop.sims.worklist import WorkItem
-from fastloop.targets import build
 
 __all__ = ["run"]
 

@@ -8,7 +8,7 @@ push and only chooses where to stop.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from fastloop.sims.experts import pusht_geometry as geometry
 from fastloop.sims.experts.pusht_geometry import Array
 from fastloop.sims.experts.pusht_pushes import GAP, LENGTHS, Physics, push_table
 from fastloop.sims.experts.pusht_ways import ARENA, visible, way
+from fastloop.sims.pusht import PushT
 
 # Pixels that an action leads the agent by; the agent then moves about 0.4 of that a tick.
 WAY_LEAD = 50.0
@@ -76,23 +77,30 @@ class PushTExpert:
         self._aim: Push | None = None
         self._pushing = False
 
-    def reset(self, env: Any) -> None:
+    def reset(self, sim: PushT) -> None:
         """Forget the current push; call it whenever the state did not follow from `act`."""
         self._clear()
 
-    def act(self, env: Any) -> NDArray[np.float32]:
+    def act(self, sim: PushT) -> NDArray[np.float32]:
         """Choose the next target position of the agent.
 
         Args:
-            env: a gymnasium environment over `gym_pusht.envs.pusht.PushTEnv`; only read.
+            sim: only read.
 
         Returns:
             (2,) float32 in pixels, within [0, 512].
         """
-        block = env.unwrapped.block
+        block = sim.engine.block
         pose = np.array([*block.position, block.angle])
-        agent = np.array(env.unwrapped.agent.position)
+        agent = np.array(sim.engine.agent.position)
         return np.clip(self._target(pose, agent), 0, 512).astype(np.float32)
+
+    def nudge(self, sim: PushT, rng: np.random.Generator) -> NDArray[np.float32]:
+        """A target anywhere on the table, or near the agent, with equal chances."""
+        agent = np.array(sim.engine.agent.position)
+        wide = rng.uniform() < 0.5
+        target = rng.uniform(20, 492, 2) if wide else agent + rng.uniform(-80, 80, 2)
+        return np.clip(target, 0, 512).astype(np.float32)
 
     def _target(self, pose: Array, agent: Array) -> Array:
         if self._aim and not self._pushing and _moved(self._aim.pose, pose):

@@ -12,33 +12,32 @@ from hypothesis import strategies as st
 
 pytest.importorskip("gym_pusht")
 
-from gym_pusht.envs.pusht import PushTEnv
-
 from fastloop.sims.experts import pusht_geometry as geometry
 from fastloop.sims.experts.pusht import PushTExpert, ticks_to_go
 from fastloop.sims.experts.pusht_pushes import GAP, LENGTHS, Physics, push_table
 from fastloop.sims.experts.pusht_ways import SAFE, way
+from fastloop.sims.pusht import PushT
 
 Array = geometry.Array
 
 
-def make_env(seed: int) -> PushTEnv:
-    env = PushTEnv(obs_type="environment_state_agent_pos")
+def make_env(seed: int) -> PushT:
+    env = PushT()
     env.reset(seed=seed)
     return env
 
 
-def place(env: PushTEnv, pose: Array, agent: Array) -> None:
-    env.block.angle = float(pose[2])
-    env.block.position = tuple(pose[:2].tolist())
-    env.agent.position = tuple(agent.tolist())
-    env.agent.velocity = (0, 0)
-    env.space.reindex_shapes_for_body(env.block)
-    env.space.reindex_shapes_for_body(env.agent)
-    env.space.step(env.dt)
+def place(env: PushT, pose: Array, agent: Array) -> None:
+    env.engine.block.angle = float(pose[2])
+    env.engine.block.position = tuple(pose[:2].tolist())
+    env.engine.agent.position = tuple(agent.tolist())
+    env.engine.agent.velocity = (0, 0)
+    env.engine.space.reindex_shapes_for_body(env.engine.block)
+    env.engine.space.reindex_shapes_for_body(env.engine.agent)
+    env.engine.space.step(env.engine.dt)
 
 
-def run(env: PushTEnv, expert: PushTExpert, ticks: int) -> tuple[bool, list[Array]]:
+def run(env: PushT, expert: PushTExpert, ticks: int) -> tuple[bool, list[Array]]:
     actions: list[Array] = []
     for _ in range(ticks):
         action = expert.act(env)
@@ -59,7 +58,7 @@ small = st.tuples(st.floats(-1.5, 1.5), st.floats(-1.5, 1.5), st.floats(-0.02, 0
 def test_keypoints_are_those_of_the_simulator(pose: Array) -> None:
     env = make_env(0)
     place(env, pose, np.array([20.0, 20.0]))
-    seen = env.get_obs()["environment_state"].reshape(8, 2)
+    seen = env.engine.get_obs()["environment_state"].reshape(8, 2)
     assert np.allclose(geometry.to_world(pose, geometry.KEYPOINTS), seen, atol=1e-6)
     assert np.allclose(geometry.centroids(pose), seen.mean(0), atol=1e-6)
 
@@ -71,7 +70,7 @@ def test_missing_share_agrees_with_the_simulators_coverage(offset: Array) -> Non
     pose = geometry.GOAL + offset
     place(env, pose, np.array([20.0, 20.0]))
     missing = geometry.missing(geometry.centroids(pose[None]), pose[2:])[0]
-    assert missing == pytest.approx(1 - env._get_coverage(), abs=0.006)
+    assert missing == pytest.approx(1 - env.engine._get_coverage(), abs=0.006)
 
 
 @given(pose=poses)
@@ -144,7 +143,7 @@ def test_an_action_is_a_short_distance_ahead_of_the_agent() -> None:
     expert = PushTExpert(0)
     leads = []
     for _ in range(60):
-        before = np.array(env.agent.position)
+        before = np.array(env.engine.agent.position)
         action = expert.act(env)
         leads.append(float(np.linalg.norm(action - before)))
         if env.step(action)[2]:
@@ -167,7 +166,17 @@ def test_the_same_seed_gives_the_same_actions_and_an_expert_can_be_used_again() 
 
 def test_only_reads_the_environment() -> None:
     env = make_env(4)
-    before = (env.agent.position, env.agent.velocity, env.block.position, env.block.angle)
+    before = (
+        env.engine.agent.position,
+        env.engine.agent.velocity,
+        env.engine.block.position,
+        env.engine.block.angle,
+    )
     PushTExpert(0).act(env)
-    after = (env.agent.position, env.agent.velocity, env.block.position, env.block.angle)
+    after = (
+        env.engine.agent.position,
+        env.engine.agent.velocity,
+        env.engine.block.position,
+        env.engine.block.angle,
+    )
     assert before == after

@@ -1,0 +1,163 @@
+"""Demonstrations in robomimic's HDF5 layout, read and written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Demonstration", "DemonstrationError", "read", "write"]
+
+
+class DemonstrationError(ValueError):
+    """A file of demonstrations is damaged, or of another layout."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode, or a stretch of one, as it was demonstrated.
+
+    Attributes:
+        observations: key to (N, ...) frames, each seen before the action beside it.
+        actions: (N, A) float32.
+        rewards: (N,) float32, when known.
+        states: (N, D) simulator states, when known.
+        seed: of the simulator's reset, when known.
+        success: whether it ended in success.
+    """
+
+    observations: Mapping[str, NDArray[Any]]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32] | None = None
+    states: NDArray[np.float64] | None = None
+    seed: int | None = None
+    success: bool = True
+
+    def __post_init__(self) -> None:
+        for key, frames in self.observations.items():
+            if len(frames) != len(self.actions):
+                raise DemonstrationError(
+                    f"observation {key!r} has {len(frames)} frames for {len(self.actions)} actions"
+                )
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def write(
+    path: str | Path, demonstrations: Iterable[Demonstration], *, env_args: Mapping[str, Any]
+) -> Path:
+    """Write a file that appears whole or not at all.
+
+    Args:
+        path: replaced when it exists.
+        demonstrations: become ``data/demo_0``, ``data/demo_1`` and so on.
+        env_args: what they were recorded in, kept as JSON (``env_name``, ``env_kwargs``).
+
+    Raises:
+        OSError: when the disk is full; an existing file is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            data = file.create_group("data")
+            total = 0
+            for index, demonstration in enumerate(demonstrations):
+                _write_one(data.create_group(f"demo_{index}"), demonstration)
+                total += len(demonstration)
+            data.attrs["total"] = total
+            data.attrs["env_args"] = json.dumps(dict(env_args))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read(
+    path: str | Path, keys: Iterable[str] | None = None, *, mask: str | None = None
+) -> list[Demonstration]:
+    """Read demonstrations.
+
+    Args:
+        path: of the HDF5 file.
+        keys: observations to read; all when None.
+        mask: name under ``mask/`` of a subset, for instance ``train``.
+
+    Raises:
+        DemonstrationError: saying what was expected and what the file holds.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DemonstrationError(
+            f"{path} does not exist; record demonstrations with `fastloop record out={path}`"
+        )
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DemonstrationError(f"{path} is no readable HDF5 file ({error})") from error
+    with file:
+        if "data" not in file:
+            raise DemonstrationError(
+                f"{path} holds {sorted(file)}; a robomimic file holds its episodes under 'data'"
+            )
+        names = sorted(file["data"], key=lambda name: int(name.rpartition("_")[2]))
+        if mask is not None:
+            if f"mask/{mask}" not in file:
+                have = ", ".join(file.get("mask", {})) or "none"
+                raise DemonstrationError(f"{path} has no mask {mask!r}; have: {have}")
+            chosen = {name.decode() for name in file[f"mask/{mask}"][:]}
+            names = [name for name in names if name in chosen]
+        return [_read_one(file["data"][name], keys, f"{path}:{name}") for name in names]
+
+
+def _write_one(group: h5py.Group, demonstration: Demonstration) -> None:
+    for key, value in demonstration.observations.items():
+        group.create_dataset(f"obs/{key}", data=value, compression="gzip", compression_opts=1)
+    group.create_dataset("actions", data=demonstration.actions)
+    for key in ("rewards", "states"):
+        value = getattr(demonstration, key)
+        if value is not None:
+            group.create_dataset(key, data=value)
+    ends = np.zeros(len(demonstration), dtype=np.int64)
+    ends[-1:] = 1
+    group.create_dataset("dones", data=ends)
+    group.attrs["num_samples"] = len(demonstration)
+    group.attrs["success"] = demonstration.success
+    if demonstration.seed is not None:
+        group.attrs["seed"] = demonstration.seed
+
+
+def _read_one(group: h5py.Group, keys: Iterable[str] | None, where: str) -> Demonstration:
+    for name in ("obs", "actions"):
+        if name not in group:
+            raise DemonstrationError(f"{where} holds {sorted(group)} and no {name!r}")
+    wanted = list(group["obs"] if keys is None else keys)
+    missing = [key for key in wanted if key not in group["obs"]]
+    if missing:
+        raise DemonstrationError(
+            f"{where} lacks observations {missing}; has {sorted(group['obs'])}"
+        )
+    return Demonstration(
+        observations={key: _array(group["obs"][key], where) for key in wanted},
+        actions=_array(group["actions"], where).astype(np.float32),
+        rewards=_array(group["rewards"], where).astype(np.float32) if "rewards" in group else None,
+        states=_array(group["states"], where).astype(np.float64) if "states" in group else None,
+        seed=int(group.attrs["seed"]) if "seed" in group.attrs else None,
+        success=bool(group.attrs.get("success", True)),
+    )
+
+
+def _array(dataset: h5py.Dataset, where: str) -> NDArray[Any]:
+    if dataset.dtype.hasobject:
+        raise DemonstrationError(f"{where}: {dataset.name} holds objects; numbers are expected")
+    values: NDArray[Any] = dataset[:]
+    return values

@@ -1,0 +1,77 @@
+"""`fastloop record`: a scripted expert's demonstrations, as one robomimic HDF5 file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from itertools import chain
+from pathlib import Path
+
+from rich.console import Console
+
+from fastloop.config import RecordConfig
+from fastloop.datasets import robomimic
+from fastloop.progress import bar
+from fastloop.run_folder import config_digest, make_run_dir, write_result
+from fastloop.sims.config import SimConfig
+from fastloop.sims.demos import Recipe, read_part, record
+from fastloop.sims.stats import wilson
+
+__all__ = ["run"]
+
+
+def run(config: RecordConfig) -> int:
+    """Record until enough episodes have succeeded, then write the file."""
+    console = Console()
+    folder = make_run_dir("record", config.run_dir)
+    out = Path(config.out)
+    parts = _parts(config, out)
+    recipe = Recipe(SimConfig.from_config(config.sim), config.expert, config.disturb, config.noise)
+    attempts = 0
+    paths = []
+    with bar("recording", config.episodes, console) as advance:
+
+        def show(successes: int, tried: int) -> None:
+            nonlocal attempts
+            attempts = tried
+            advance(successes, f"{tried} attempts")
+
+        for path in record(
+            recipe, parts, episodes=config.episodes, first_seed=config.first_seed,
+            num_workers=config.num_workers, progress=show,
+        ):  # fmt: skip
+            paths.append(path)
+    demonstrations = chain.from_iterable(read_part(path) for path in paths)
+    env_args = {
+        "env_name": recipe.sim.target,
+        "type": "fastloop",
+        "env_kwargs": dict(recipe.sim.arguments),
+        "recipe": dataclasses.asdict(recipe),
+    }
+    robomimic.write(out, demonstrations, env_args=env_args)
+    shutil.rmtree(parts)
+    rate = wilson(len(paths), attempts)
+    success = {"value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n, "unit": "1"}
+    write_result(folder, "record", config, {"expert_success": success})
+    console.print(
+        f"expert success {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}, n = {rate.n})\n"
+        f"demonstrations: {out}\nrun folder: {folder}",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    return 0
+
+
+def _parts(config: RecordConfig, out: Path) -> Path:
+    """The folder of unfinished work beside `out`, refused when it was made by another recipe."""
+    parts = out.with_name(out.name + ".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    digest = config_digest(config, without=("episodes", "num_workers", "out", "run_dir"))
+    mark = parts / "recipe.json"
+    if mark.exists() and (found := json.loads(mark.read_text())["digest"]) != digest:
+        raise ValueError(
+            f"{parts} holds episodes of another recipe ({found}, this one is {digest}): finish it "
+            "with its own settings, or remove the folder, or choose another out="
+        )
+    mark.write_text(json.dumps({"digest": digest}))
+    return parts

@@ -1,0 +1,197 @@
+"""Demonstrations by scripted experts: parallel, resumable, the same for any number of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastloop.datasets.robomimic import Demonstration
+from fastloop.sims.base import Sim
+from fastloop.sims.config import SimConfig
+from fastloop.sims.experts.base import Expert
+from fastloop.sims.targets import build
+
+__all__ = ["Recipe", "demonstrate", "read_part", "record"]
+
+BURSTS = 3  # disturbances in one episode, at most
+BURST_TICKS = (3, 11)
+BURST_EVERY = 25  # ticks between disturbances, on average
+SHORTEST = 4  # ticks; shorter segments are dropped
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an episode is demonstrated.
+
+    Attributes:
+        sim: the simulator.
+        expert: ``_target_`` and arguments of the expert.
+        disturb: probability that an episode is disturbed by bursts of random actions. These are
+            not recorded: the demonstration is split there, so that recovery is learned.
+        noise: in disturbed episodes the executed action differs from the recorded one by normal
+            noise of up to this deviation, as a fraction of each action's range (Laskey et al. 2017).
+    """
+
+    sim: SimConfig
+    expert: Mapping[str, Any]
+    disturb: float = 0.0
+    noise: float = 0.0
+
+
+def demonstrate(sim: Sim, expert: Expert, seed: int, recipe: Recipe) -> list[Demonstration]:
+    """One episode by the expert, split at its disturbances; empty when the expert failed."""
+    rng = np.random.default_rng(seed)
+    disturbed = rng.uniform() < recipe.disturb
+    span = np.subtract(sim.env_spec.action.high, sim.env_spec.action.low)
+    deviation = rng.uniform(0, recipe.noise) * span if disturbed else np.zeros(len(span))
+    observation, _ = sim.reset(seed=seed)
+    expert.reset(sim)
+    segments: list[Demonstration] = []
+    seen: list[dict[str, NDArray[Any]]] = []
+    done: list[NDArray[Any]] = []
+    rewards: list[float] = []
+    success = ended = False
+
+    def close() -> None:
+        if len(done) >= SHORTEST:
+            frames = {key: np.stack([frame[key] for frame in seen]) for key in seen[0]}
+            segments.append(
+                Demonstration(
+                    observations=frames,
+                    actions=np.stack(done).astype(np.float32),
+                    rewards=np.array(rewards, dtype=np.float32),
+                    seed=seed,
+                    success=success,
+                )
+            )
+        seen.clear(), done.clear(), rewards.clear()
+
+    bursts = 0
+    while not ended:
+        if disturbed and bursts < BURSTS and rng.uniform() < 1 / BURST_EVERY:
+            bursts += 1
+            close()
+            for _ in range(rng.integers(*BURST_TICKS)):
+                observation, _, terminated, truncated, info = sim.step(expert.nudge(sim, rng))
+                ended = terminated or truncated
+                if ended:  # by accident: what came before still ends in a success, or in none
+                    return segments if info["is_success"] else []
+            expert.reset(sim)
+        action = expert.act(sim)
+        seen.append(observation)
+        done.append(action)
+        executed = action + rng.normal(size=len(span)) * deviation
+        observation, reward, terminated, truncated, info = sim.step(executed)
+        rewards.append(reward)
+        success, ended = bool(info["is_success"]), terminated or truncated
+    close()
+    return segments if success else []
+
+
+def record(
+    recipe: Recipe,
+    parts: Path,
+    *,
+    episodes: int,
+    first_seed: int,
+    num_workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Path]:
+    """Record the first `episodes` successful seeds, counting up from `first_seed`.
+
+    Every attempt leaves a file of its own in `parts`, put in place whole, so a killed recording
+    goes on with the next seed, and a full disk loses nothing that was finished.
+
+    Args:
+        parts: folder of one recording; belongs to one recipe.
+        num_workers: processes; the outcome does not depend on it.
+        progress: called with (successes, attempts) after each attempt.
+
+    Yields:
+        the files of the successful attempts, in the order of their seeds.
+    """
+    parts.mkdir(parents=True, exist_ok=True)
+    successes = attempts = 0
+    seeds = count(first_seed)
+    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
+    pending: deque[Future[tuple[Path, bool]]] = deque()
+    try:
+        while successes < episodes:
+            while len(pending) < 2 * num_workers:
+                pending.append(pool.submit(_attempt, recipe, parts, next(seeds)))
+            path, success = pending.popleft().result()
+            attempts, successes = attempts + 1, successes + success
+            if progress:
+                progress(successes, attempts)
+            if success:
+                yield path
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_part(path: Path) -> list[Demonstration]:
+    """The demonstrations of one attempt, empty when it failed."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return [
+            Demonstration(
+                observations={
+                    key.removeprefix(f"{i}/obs/"): arrays[key]
+                    for key in arrays.files
+                    if key.startswith(f"{i}/obs/")
+                },
+                actions=arrays[f"{i}/actions"],
+                rewards=arrays[f"{i}/rewards"],
+                seed=int(arrays["seed"]),
+                success=bool(arrays[f"{i}/success"]),
+            )
+            for i in range(int(arrays["segments"]))
+        ]
+
+
+_built: dict[Any, tuple[Sim, Expert]] = {}  # one simulator a process, whatever the number of seeds
+
+
+def _attempt(recipe: Recipe, parts: Path, seed: int) -> tuple[Path, bool]:
+    path = parts / f"{seed}.npz"
+    if not path.exists():
+        key = repr(recipe)
+        if key not in _built:
+            _built[key] = recipe.sim.build(), build(recipe.expert, "expert")
+        _write_part(path, seed, demonstrate(*_built[key], seed, recipe))
+    with np.load(path, allow_pickle=False) as arrays:
+        return path, int(arrays["segments"]) > 0
+
+
+def _write_part(path: Path, seed: int, segments: list[Demonstration]) -> None:
+    arrays: dict[str, Any] = {"seed": seed, "segments": len(segments)}
+    for i, segment in enumerate(segments):
+        arrays |= {f"{i}/obs/{key}": value for key, value in segment.observations.items()}
+        arrays |= {
+            f"{i}/actions": segment.actions,
+            f"{i}/rewards": segment.rewards,
+            f"{i}/success": segment.success,
+        }
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OSError(
+            error.errno,
+            f"cannot write {path} ({error.strerror}); the finished episodes are safe in "
+            f"{path.parent}: make room and run the same command again",
+        ) from error
