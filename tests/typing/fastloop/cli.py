@@ -1,0 +1,1 @@
+../../../fastloop/cli.py

@@ -1,0 +1,1 @@
+../../../fastloop/progress.py

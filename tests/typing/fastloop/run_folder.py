@@ -1,0 +1,1 @@
+../../../fastloop/run_folder.py

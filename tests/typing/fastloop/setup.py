@@ -1,0 +1,1 @@
+../../../fastloop/setup.py
