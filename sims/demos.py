@@ -40,7 +40,7 @@ class Recipe:
         disturb: probability that an episode is disturbed by bursts of random actions. These are
             not recorded: the demonstration is split there, so that recovery is learned.
         noise: in disturbed episodes the executed action differs from the recorded one by normal
-            noise of up to this deviation, as a fraction of each action's range (Laskey et al. 2017).
+            noise of up to this deviation, a fraction of each action's range (Laskey et al. 2017).
     """
 
     sim: SimConfig

@@ -26,8 +26,8 @@ class PushT(Sim):
 
     Args:
         images: also give ``observation.images.top``, (3, 96, 96); costs most of a step.
-        near_goal: share of seeds whose block starts within 40 pixels and 0.6 radians of its outline,
-            for demonstrations of the last, fine pushes.
+        near_goal: share of seeds whose block starts within 40 pixels and 0.6 radians of its
+            outline, for demonstrations of the last, fine pushes.
         max_steps: ticks after which an episode times out.
         render_size: side of what `render` returns, pixels.
     """

@@ -29,7 +29,6 @@ def run(config: RecordConfig) -> int:
     parts = _parts(config, out)
     recipe = Recipe(SimConfig.from_config(config.sim), config.expert, config.disturb, config.noise)
     attempts = 0
-    paths = []
     with bar("recording", config.episodes, console) as advance:
 
         def show(successes: int, tried: int) -> None:
@@ -37,11 +36,12 @@ def run(config: RecordConfig) -> int:
             attempts = tried
             advance(successes, f"{tried} attempts")
 
-        for path in record(
-            recipe, parts, episodes=config.episodes, first_seed=config.first_seed,
-            num_workers=config.num_workers, progress=show,
-        ):  # fmt: skip
-            paths.append(path)
+        paths = list(
+            record(
+                recipe, parts, episodes=config.episodes, first_seed=config.first_seed,
+                num_workers=config.num_workers, progress=show,
+            )
+        )  # fmt: skip
     demonstrations = chain.from_iterable(read_part(path) for path in paths)
     env_args = {
         "env_name": recipe.sim.target,
