@@ -62,15 +62,21 @@ class AdroitDoor(Sim):
             render_mode="rgb_array", width=render_size, height=render_size
         )
 
-    def start_at(self, qpos: NDArray[Any], door: NDArray[Any]) -> Observation:
-        """Put the running episode into another initial state, such as a demonstration's.
+    def start_like(self, observation: Observation, door: NDArray[Any]) -> Observation:
+        """Put the running episode, at rest, into the state of an observation; to replay what people
+        did, for instance, who did not start where this environment does.
 
         Args:
-            qpos: (30,) joint positions, rad; the slide in m.
+            observation: with both of this environment's keys.
             door: (3,) where the door's frame stands, m.
         """
-        state = {"qpos": qpos, "qvel": np.zeros(30), "door_body_pos": door}
-        self.engine.set_env_state(state)
+        hand = np.asarray(observation["observation.state"], dtype=np.float64)
+        seen = np.asarray(observation["observation.environment_state"], dtype=np.float64)
+        qpos = np.concatenate([[0.0], hand[:27], seen[[1, 0]]])
+        # The arm's slide is not observed, but it moves the palm along a line.
+        palm = [self._palm(qpos, door, slide) for slide in (0.0, 1.0)]
+        line = palm[1] - palm[0]
+        self._palm(qpos, door, float((hand[27:] - palm[0]) @ line / (line @ line)))
         return self._observe(self.engine._get_obs())
 
     def close(self) -> None:
@@ -105,6 +111,12 @@ class AdroitDoor(Sim):
         mujoco.mj_forward(self.engine.model, self.engine.data)  # disturbs the warm start
         mujoco.mj_setState(self.engine.model, self.engine.data, state, kind)
         return self._observe(seen)  # the sites lag a substep behind the joints; not so here
+
+    def _palm(self, qpos: NDArray[Any], door: NDArray[Any], slide: float) -> NDArray[Any]:
+        state = {"qpos": np.r_[slide, qpos[1:]], "qvel": np.zeros(30), "door_body_pos": door}
+        self.engine.set_env_state(state)
+        palm: NDArray[Any] = self.engine.data.site_xpos[self.engine.grasp_site_id].copy()
+        return palm
 
     def _observe(self, seen: NDArray[np.float64]) -> Observation:
         self._seen = seen

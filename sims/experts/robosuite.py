@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # fingers close along x
 UP = np.array([0.0, 0.0, 1.0])
 OPEN, SHUT = -1.0, 1.0
+LOWEST = 0.83  # m: a hand at this height does not press on the tables
 WIDTH_OPEN = 0.07  # m between the fingers, of at most 0.08
 
 
@@ -55,8 +56,13 @@ class RobosuiteExpert(abc.ABC):
     grasp_height = 0.0  # of the hand above the object's origin, m
     reach = 0.015  # m: the object counts as between the fingers
 
-    def reset(self, sim: Robosuite) -> None:  # noqa: B027 - there is nothing to forget
-        """Begin an episode; call after `sim.reset`."""
+    def __init__(self) -> None:
+        self._shove: Array | None = None
+        self._grip = OPEN
+
+    def reset(self, sim: Robosuite) -> None:
+        """Call after `sim.reset` and after a disturbance."""
+        self._shove = None
 
     def act(self, sim: Robosuite) -> Array:
         """The action (7,) for the present state of `sim`, in its kind of actions."""
@@ -73,6 +79,17 @@ class RobosuiteExpert(abc.ABC):
         if width < WIDTH_OPEN:
             above = max(above, 0.05)
         return hand_action(sim, grasp + above * UP, facing, OPEN)
+
+    def nudge(self, sim: Robosuite, rng: np.random.Generator) -> Array:
+        """An action (7,) that shoves the hand somewhere above the table, the fingers open or shut;
+        the same shove until the next `reset`."""
+        if self._shove is None:
+            self._shove = rng.uniform(-DELTA_METERS, DELTA_METERS, 3)
+            self._grip = OPEN if rng.uniform() < 0.5 else SHUT
+        at, facing = sim.hand
+        goal = at + self._shove
+        goal[2] = max(goal[2], LOWEST)
+        return hand_action(sim, goal, facing, self._grip)
 
     @abc.abstractmethod
     def grasp(self, sim: Robosuite) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fastloop.datasets import adroit_demos
 from fastloop.sims.adroit import AdroitDoor
 from fastloop.sims.gl import EGL_INSTALL, egl_is_there
 
@@ -56,13 +57,46 @@ def test_observations_are_what_the_spec_says(sim: AdroitDoor) -> None:
 
 
 def test_the_door_beyond_its_angle_is_a_success(sim: AdroitDoor) -> None:
-    sim.reset(seed=0)
-    qpos = np.zeros(30)
+    shut, _ = sim.reset(seed=0)
+    door = sim.engine.model.body_pos[sim.engine.door_body_id].copy()
     for angle, opened in ((1.2, False), (1.5, True)):
-        qpos[28], qpos[29] = angle, 1.5
-        sim.start_at(qpos, sim.engine.model.body_pos[sim.engine.door_body_id].copy())
+        shut["observation.environment_state"][:2] = 1.5, angle
+        sim.start_like(shut, door)
         _, _, terminated, _, info = sim.step(np.zeros(28))
         assert (terminated, info["is_success"]) == (opened, opened)
+
+
+def test_an_episode_starts_like_any_observation(sim: AdroitDoor) -> None:
+    sim.reset(seed=2)
+    door = sim.engine.model.body_pos[sim.engine.door_body_id].copy()
+    rollout(sim, ACTIONS)
+    there = sim.engine.data.qpos.copy()
+    sim.step(ACTIONS[0])
+    sim.engine.set_env_state({"qpos": there, "qvel": np.zeros(30), "door_body_pos": door})
+    seen = sim._observe(sim.engine._get_obs())
+    sim.reset(seed=9)
+    again = sim.start_like(seen, door)
+    np.testing.assert_allclose(sim.engine.data.qpos, there, atol=1e-6)
+    for key, value in seen.items():
+        np.testing.assert_allclose(again[key], value, atol=1e-6)
+
+
+def test_the_human_demonstrations_replay_as_recorded(sim: AdroitDoor) -> None:
+    path = adroit_demos.default_path()
+    if not path.exists():
+        pytest.skip("set FASTLOOP_REALDATA to the folder of real recordings")
+    demonstrations, doors = adroit_demos.read(path), adroit_demos.door_positions(path)
+    shown, replayed = [], []
+    for demonstration, door in zip(demonstrations[::4], doors[::4], strict=True):
+        frames = demonstration.observations
+        sim.reset(seed=0)
+        sim.start_like({key: value[0] for key, value in frames.items()}, door)
+        seen = [sim.step(action)[0] for action in demonstration.actions]
+        hinge = [frame["observation.environment_state"][1] for frame in seen]
+        shown.append(frames["observation.environment_state"][:, 1].max())
+        replayed.append(max(hinge))
+    np.testing.assert_allclose(replayed, shown, atol=0.03)
+    assert min(replayed) > 1.0
 
 
 @pytest.mark.gl

@@ -1,0 +1,124 @@
+"""The human door demonstrations of hand_dapg, tele-operated in VR (Rajeswaran et al., 2018)."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastloop.datasets.robomimic import Demonstration, DemonstrationError
+
+__all__ = ["default_path", "door_positions", "read"]
+
+# How the vector of 39 divides into what the hand feels and what it sees, as sims/adroit.py has it.
+HAND = np.r_[0:27, 29:32]
+DOOR = np.r_[27:29, 32:39]
+HINGE, OPEN_ANGLE = 28, 1.35  # the environment's own criterion, rad
+ARRAYS = ("observations", "actions", "rewards", "door_body_pos", "episode_ends")
+
+
+def default_path() -> Path:
+    """Under ``FASTLOOP_REALDATA`` (or ../shared/realdata), where the recordings are kept."""
+    root = Path(os.environ.get("FASTLOOP_REALDATA", "../shared/realdata"))
+    return root / "adroit_door_demos" / "door-v0_demos.npz"
+
+
+def read(path: str | Path | None = None) -> list[Demonstration]:
+    """Read the demonstrations with the observations of the `AdroitDoor` simulator.
+
+    All of them pass the handle and swing the door beyond 1 rad; `success` tells which reach the
+    environment's 1.35 rad.
+
+    Args:
+        path: the flattened ``.npz``, or hand_dapg's own ``.pickle``, of which nothing is executed;
+            by default `default_path`.
+
+    Raises:
+        DemonstrationError: saying what the file lacks, or what a pickle tried to import.
+    """
+    arrays = _load(path)
+    demonstrations = []
+    for episode in _episodes(arrays["episode_ends"]):
+        seen = arrays["observations"][episode]
+        demonstrations.append(
+            Demonstration(
+                observations={
+                    "observation.state": seen[:, HAND].astype(np.float32),
+                    "observation.environment_state": seen[:, DOOR].astype(np.float32),
+                },
+                # The environment clips to its bounds; so does the demonstration of what it did.
+                actions=np.clip(arrays["actions"][episode], -1, 1).astype(np.float32),
+                rewards=arrays["rewards"][episode].astype(np.float32),
+                success=bool(seen[:, HINGE].max() >= OPEN_ANGLE),
+            )
+        )
+    return demonstrations
+
+
+def door_positions(path: str | Path | None = None) -> NDArray[np.float64]:
+    """Where each demonstration's door stands: (episodes, 3), m."""
+    return _load(path)["door_body_pos"]
+
+
+def _load(path: str | Path | None) -> dict[str, NDArray[Any]]:
+    path = default_path() if path is None else Path(path)
+    if not path.exists():
+        raise DemonstrationError(
+            f"{path} does not exist; set FASTLOOP_REALDATA to the folder of real recordings"
+        )
+    if path.suffix == ".pickle":
+        return _from_paths(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise DemonstrationError(f"{path} is no readable npz file ({error})") from error
+    missing = [name for name in ARRAYS if name not in arrays]
+    if missing:
+        raise DemonstrationError(f"{path} lacks {missing}; it holds {sorted(arrays)}")
+    return arrays
+
+
+def _from_paths(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as file:
+            paths = _NumbersOnly(file, encoding="latin1").load()
+        return {
+            **{
+                name: np.concatenate([p[name] for p in paths])
+                for name in ("observations", "actions", "rewards")
+            },
+            "door_body_pos": np.stack([p["init_state_dict"]["door_body_pos"] for p in paths]),
+            "episode_ends": np.cumsum([len(p["actions"]) for p in paths]),
+        }
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise DemonstrationError(f"{path} is no pickle of hand_dapg's paths: {error}") from error
+
+
+class _NumbersOnly(pickle.Unpickler):
+    """Refuses every import but the three that a pickled array consists of."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
+        if module.endswith("core.multiarray") and name == "_reconstruct":
+            return _reconstruct
+        raise pickle.UnpicklingError(f"it tried to import {module}.{name}; nothing was run")
+
+
+def _reconstruct(kind: type, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """An empty array to be filled by the pickle, as numpy does it, for plain arrays only."""
+    if kind is not np.ndarray:
+        raise pickle.UnpicklingError(f"it tried to build a {kind}")
+    return np.ndarray.__new__(kind, shape, dtype)
+
+
+def _episodes(ends: NDArray[np.int64]) -> list[slice]:
+    return [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
