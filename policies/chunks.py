@@ -32,6 +32,13 @@ class Chunking(Protocol):
     def start(self) -> Chunk: ...
 
 
+def _held(last: torch.Tensor | None) -> torch.Tensor:
+    """An exhausted chunk holds its last action: zeros would pull the arm to the dataset's mean."""
+    if last is None:
+        raise RuntimeError("an action was asked for before the episode's first plan")
+    return last
+
+
 @dataclass
 class _Receding:
     n_action_steps: int
@@ -45,12 +52,9 @@ class _Receding:
         return not self.queue
 
     def next(self) -> torch.Tensor:
-        # An exhausted chunk holds its last action: zeros would pull the arm to the data set's mean.
         if self.queue:
             self.last = self.queue.pop(0)
-        if self.last is None:
-            raise RuntimeError("an action was asked for before the episode's first plan")
-        return self.last
+        return _held(self.last)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class _Ensemble:
     decay: float
     plans: list[list[torch.Tensor]] = field(default_factory=list)
     fresh: bool = False
+    last: torch.Tensor | None = None
 
     def install(self, actions: torch.Tensor, *, late: int = 0) -> None:
         self.plans.append(list(actions[late:]))
@@ -79,12 +84,12 @@ class _Ensemble:
 
     def next(self) -> torch.Tensor:
         self.plans = [plan for plan in self.plans if plan]
-        if not self.plans:
-            raise RuntimeError("an action was asked for before the episode's first plan")
-        votes = torch.stack([plan.pop(0) for plan in self.plans])
-        weights = torch.exp(-self.decay * torch.arange(len(votes), dtype=votes.dtype))
         self.fresh = False
-        return (weights[:, None] * votes).sum(0) / weights.sum()
+        if self.plans:
+            votes = torch.stack([plan.pop(0) for plan in self.plans])
+            weights = torch.exp(-self.decay * torch.arange(len(votes), dtype=votes.dtype))
+            self.last = (weights[:, None] * votes).sum(0) / weights.sum()
+        return _held(self.last)
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,11 @@ class EpisodeHistory:
         self.tick = -1
 
     def observe(self, observation: Mapping[str, torch.Tensor | np.ndarray]) -> None:
-        """Add the frame of the next tick; the first tick of an episode is 0."""
-        values = {key: torch.as_tensor(value) for key, value in observation.items()}
+        """Add the frame of the next tick, copied; the first tick of an episode is 0."""
+        values = {
+            key: value.clone() if isinstance(value, torch.Tensor) else torch.tensor(value)
+            for key, value in observation.items()
+        }
         self.frames.append(Frame(values))
         self.tick += 1
 

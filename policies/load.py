@@ -11,7 +11,7 @@ from fastloop.accel.samplers import build_sampler
 from fastloop.policies.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from fastloop.policies.checkpoints.model import build_model
 from fastloop.policies.diffusion.policy import DiffusionPolicy
-from fastloop.policies.spec import EnvSpec
+from fastloop.policies.spec import EnvSpec, SpecMismatchError
 
 __all__ = ["WEIGHTS", "find_checkpoint", "load_policy", "make_policy"]
 
@@ -39,6 +39,9 @@ def load_policy(
     Raises:
         CheckpointError: when there is no such checkpoint (shipped names are listed), or it is
             damaged, hostile, of another architecture or without a normalizer.
+        SpecMismatchError: when the file does not say what its actions mean, and `env` takes another
+            number of them.
+        ValueError: for an unknown sampler field (the known ones are listed) or device.
     """
     return make_policy(
         load_checkpoint(find_checkpoint(checkpoint)),
@@ -57,7 +60,14 @@ def make_policy(
     """The policy of a checkpoint that is already read; arguments as for `load_policy`."""
     changes: dict[str, Any] = {}
     if env is not None and loaded.action is None:
-        changes |= {"action": env.action, "control_hz": env.control_hz}
+        if env.action.dim != loaded.action_dim:
+            raise SpecMismatchError(
+                f"{loaded.source} plans {loaded.action_dim} elements, {env.name} takes "
+                f"{env.action.dim}"
+            )
+        changes["action"] = env.action
+    if env is not None and loaded.control_hz is None:
+        changes["control_hz"] = env.control_hz
     if n_action_steps is not None:
         changes["n_action_steps"] = n_action_steps
     if sampler:
@@ -71,7 +81,10 @@ def make_policy(
     policy = DiffusionPolicy(
         loaded.spec, build_model(loaded), build_sampler(loaded.sampler), digest=loaded.digest
     )
-    return policy if device == "cpu" else policy.to(device)
+    try:
+        return policy if device == "cpu" else policy.to(device)
+    except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
+        raise ValueError(f"the policy cannot be put on device {device!r}: {error}") from error
 
 
 def find_checkpoint(name: str | Path) -> Path:

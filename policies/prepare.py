@@ -52,11 +52,18 @@ def prepare(policy: Policy, *, threads: int = 0, batch: int = 1, repeats: int = 
     Small policies lose badly on several threads, large ones gain; so it is measured, each count
     warm, in turns.
 
+    The thread count is torch's, for the whole process; nothing else is changed.
+
     Args:
         threads: use this many; 0 tries powers of two up to the machine's cores.
         batch: environments a plan.
         repeats: plans timed for each count.
+
+    Raises:
+        ValueError: for a negative number of threads.
     """
+    if threads < 0:
+        raise ValueError(f"threads must be 0 (measure) or more, got {threads}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     tried = [threads] if threads else [n for n in (1, 2, 4, 8, 16, 32) if n <= (cores or 1)]
     history = example_history(policy.spec, batch)

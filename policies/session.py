@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -107,24 +107,38 @@ class Session:
             (B, A) float32 actions.
         """
         self._observe_all(batch)
-        due = [env for env in range(len(self.chunks)) if self.due(env)]
-        if due:
-            for env, actions in zip(due, self.plan(due).actions, strict=False):
-                self.install(env, actions)
-        return torch.stack([self.act(env) for env in range(len(self.chunks))])
+        envs = range(len(self.chunks))
+        due = [env for env in envs if self.due(env)]
+        for env, actions in zip(due, self._plan_in_batches(due), strict=True):
+            self.install(env, actions)
+        return torch.stack([self.act(env) for env in envs])
 
     def predict_action_chunk(self, batch: Observation) -> torch.Tensor:
         """Add observations (B, ...) and return a whole plan (B, T, A) without executing it."""
         self._observe_all(batch)
-        return self.plan(range(len(self.chunks))).actions[: len(self.chunks)]
+        return torch.stack(list(self._plan_in_batches(range(len(self.chunks)))))
+
+    def _plan_in_batches(self, envs: Sequence[int]) -> Iterator[torch.Tensor]:
+        """The planned actions (T, A) of each environment, `plan_batch` of them a policy call."""
+        rows = self.plan_batch or len(envs)
+        for first in range(0, len(envs), rows or 1):
+            some = envs[first : first + rows]
+            yield from self.plan(some).actions[: len(some)]
 
     def _observe_all(self, batch: Observation) -> None:
-        keys = [key for key in self.policy.spec.inputs if key in batch]
-        missing = set(self.policy.spec.inputs) - set(keys)
+        inputs = self.policy.spec.inputs
+        missing = set(inputs) - set(batch)
         if missing:
             raise ValueError(
                 f"the policy reads {sorted(missing)}, which the batch lacks; it holds "
                 f"{sorted(batch)}"
             )
+        for key, spec in inputs.items():
+            expected = (len(self.chunks), *spec.shape)
+            if tuple(batch[key].shape) != expected:
+                raise ValueError(
+                    f"{key} of {len(self.chunks)} environments has shape {expected}, got "
+                    f"{tuple(batch[key].shape)}"
+                )
         for env in range(len(self.chunks)):
-            self.observe(env, {key: batch[key][env] for key in keys})
+            self.observe(env, {key: batch[key][env] for key in inputs})

@@ -32,6 +32,9 @@ class TensorSpec:
     names: tuple[str, ...] = ()
     unit: str = ""
 
+    def __post_init__(self) -> None:
+        _check_names("an observation", self.names, math.prod(self.shape))
+
 
 @dataclass(frozen=True)
 class ActionSpec:
@@ -59,6 +62,7 @@ class ActionSpec:
                 f"an action of {self.dim} elements needs {self.dim} bounds on each side, "
                 f"got {len(self.low)} lows and {len(self.high)} highs"
             )
+        _check_names("an action", self.names, self.dim)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,11 @@ class PolicySpec:
     control_hz: float
 
     def __post_init__(self) -> None:
+        if min(self.n_obs_steps, self.n_action_steps, self.control_hz) <= 0:
+            raise ValueError(
+                "n_obs_steps, n_action_steps and control_hz must be positive, got "
+                f"{self.n_obs_steps}, {self.n_action_steps} and {self.control_hz}"
+            )
         if self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
             raise ValueError(
                 f"{self.n_action_steps} action steps after {self.n_obs_steps - 1} past ones do not "
@@ -111,7 +120,9 @@ class EnvSpec:
 
 
 def check_specs(policy: PolicySpec, env: EnvSpec, *, policy_name: str = "policy") -> None:
-    """Compare a policy with an environment: names, shapes, ranges, action kind and rate.
+    """Compare a policy with an environment: names, shapes, units, ranges, action kind and rate.
+
+    Element names and units are compared where both sides give them.
 
     Raises:
         SpecMismatchError: with one line per difference, naming both sides.
@@ -129,7 +140,7 @@ def check_specs(policy: PolicySpec, env: EnvSpec, *, policy_name: str = "policy"
                 faults.append(
                     f"{key}: {policy_name} reads {what} {ours}, {env.name} gives {theirs}"
                 )
-        faults += _named(key, policy_name, wanted.names, env.name, given.names)
+        faults += _labels(key, policy_name, wanted, env.name, given)
         if given.low < wanted.low or given.high > wanted.high:
             faults.append(
                 f"{key}: {policy_name} reads values in [{wanted.low}, {wanted.high}], "
@@ -151,7 +162,7 @@ def _action_faults(ours: ActionSpec, policy: str, theirs: ActionSpec, env: str) 
     faults = []
     if ours.kind != theirs.kind:
         faults.append(f"action: {policy} plans {ours.kind}, {env} takes {theirs.kind}")
-    faults += _named("action", policy, ours.names, env, theirs.names)
+    faults += _labels("action", policy, ours, env, theirs)
     if any(a < b for a, b in zip(ours.low, theirs.low, strict=True)) or any(
         a > b for a, b in zip(ours.high, theirs.high, strict=True)
     ):
@@ -162,9 +173,23 @@ def _action_faults(ours: ActionSpec, policy: str, theirs: ActionSpec, env: str) 
     return faults
 
 
-def _named(
-    what: str, policy: str, ours: tuple[str, ...], env: str, theirs: tuple[str, ...]
+def _labels(
+    what: str,
+    policy: str,
+    ours: TensorSpec | ActionSpec,
+    env: str,
+    theirs: TensorSpec | ActionSpec,
 ) -> list[str]:
-    if ours and theirs and ours != theirs:
-        return [f"{what}: {policy} names its elements {ours}, {env} names them {theirs}"]
-    return []
+    faults = []
+    if ours.names and theirs.names and ours.names != theirs.names:
+        faults.append(
+            f"{what}: {policy} names its elements {ours.names}, {env} names them {theirs.names}"
+        )
+    if ours.unit and theirs.unit and ours.unit != theirs.unit:
+        faults.append(f"{what}: {policy} counts in {ours.unit}, {env} in {theirs.unit}")
+    return faults
+
+
+def _check_names(what: str, names: tuple[str, ...], elements: int) -> None:
+    if names and len(names) != elements:
+        raise ValueError(f"{what} of {elements} elements has {len(names)} names: {names}")

@@ -6,7 +6,12 @@ from fastloop.accel.samplers.ddim import DDIM
 from fastloop.accel.samplers.ddpm import DDPM
 from fastloop.accel.samplers.dpm_solver import DPMSolver
 from fastloop.accel.samplers.flow import FlowEuler
-from fastloop.accel.samplers.schedule import BETA_SCHEDULES, PREDICTION_TYPES, NoiseSchedule
+from fastloop.accel.samplers.schedule import (
+    BETA_SCHEDULES,
+    PREDICTION_TYPES,
+    FlowPath,
+    NoiseSchedule,
+)
 
 __all__ = [
     "BETA_SCHEDULES",
@@ -16,6 +21,7 @@ __all__ = [
     "SAMPLERS",
     "DPMSolver",
     "FlowEuler",
+    "FlowPath",
     "NoiseSchedule",
     "Sampler",
     "SamplerConfig",

@@ -9,7 +9,7 @@ from fastloop.accel.samplers.ddim import DDIM
 from fastloop.accel.samplers.ddpm import DDPM
 from fastloop.accel.samplers.dpm_solver import DPMSolver
 from fastloop.accel.samplers.flow import FlowEuler
-from fastloop.accel.samplers.schedule import BETA_SCHEDULES, NoiseSchedule
+from fastloop.accel.samplers.schedule import BETA_SCHEDULES, FlowPath, NoiseSchedule
 
 __all__ = ["SAMPLERS", "SamplerConfig", "build_sampler", "build_schedule"]
 
@@ -41,16 +41,28 @@ class SamplerConfig:
     clip_sample_range: float = 1.0
 
 
-def build_schedule(config: SamplerConfig) -> NoiseSchedule:
-    """The forward process of `config`.
+def build_schedule(config: SamplerConfig) -> NoiseSchedule | FlowPath:
+    """The forward process of `config`, on which a network is trained.
 
     Raises:
-        ValueError: an unknown beta schedule, or a number that makes no schedule.
+        ValueError: an unknown name (the choices are listed), or a number that makes no schedule.
     """
+    _check_kind(config)
+    if config.kind == "flow":
+        return FlowPath(config.num_train_timesteps)
+    return _noise_schedule(config)
+
+
+def _check_kind(config: SamplerConfig) -> None:
+    if config.kind not in SAMPLERS:
+        raise ValueError(f"unknown sampler {config.kind!r}; choose one of {', '.join(SAMPLERS)}")
     if config.num_train_timesteps < 1:
         raise ValueError(
             f"num_train_timesteps must be at least 1, got {config.num_train_timesteps}"
         )
+
+
+def _noise_schedule(config: SamplerConfig) -> NoiseSchedule:
     if config.beta_schedule == "squaredcos_cap_v2":
         return NoiseSchedule.squared_cosine(config.num_train_timesteps)
     if config.beta_schedule != "linear":
@@ -72,14 +84,13 @@ def build_sampler(config: SamplerConfig) -> Sampler:
     Raises:
         ValueError: an unknown name (the choices are listed), or more steps than were trained.
     """
-    if config.kind not in SAMPLERS:
-        raise ValueError(f"unknown sampler {config.kind!r}; choose one of {', '.join(SAMPLERS)}")
+    _check_kind(config)
     steps = config.num_inference_steps
     if steps < 1:
         raise ValueError(f"num_inference_steps must be at least 1, got {steps}")
     if config.kind == "flow":
         return FlowEuler.build(steps, config.num_train_timesteps)
-    schedule = build_schedule(config)
+    schedule = _noise_schedule(config)
     if steps > len(schedule):
         raise ValueError(
             f"num_inference_steps is {steps}, but the network was trained on {len(schedule)} steps"

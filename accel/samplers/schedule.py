@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["BETA_SCHEDULES", "PREDICTION_TYPES", "NoiseSchedule"]
+__all__ = ["BETA_SCHEDULES", "PREDICTION_TYPES", "FlowPath", "NoiseSchedule"]
 
 BETA_SCHEDULES = ("squaredcos_cap_v2", "linear")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
@@ -53,6 +53,10 @@ class NoiseSchedule:
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
 
+    def draw(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """`count` steps to train on, (count,) int64 on the CPU, all equally likely."""
+        return torch.randint(len(self), (count,), generator=generator)
+
     def add_noise(self, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Noise `x0` (B, ...) with `noise` of its shape up to step `t` (B,) int64."""
         signal, spread = self._at(t, x0)
@@ -77,6 +81,31 @@ class NoiseSchedule:
     def _at(self, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         abar = self.alphas_cumprod.to(t.device)[t].reshape(-1, *[1] * (like.ndim - 1))
         return abar.sqrt().to(like), (1 - abar).sqrt().to(like)
+
+
+@dataclass(frozen=True)
+class FlowPath:
+    """The straight path x_s = (1 - s) x_0 + s noise of flow matching (Lipman et al. 2023).
+
+    A step t is what the network is given, s times `num_train_timesteps`.
+    """
+
+    num_train_timesteps: int
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """`count` steps to train on, (count,) float32 on the CPU, s uniform in (0, 1]."""
+        return (1 - torch.rand(count, generator=generator)) * self.num_train_timesteps
+
+    def add_noise(self, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Go from `x0` (B, ...) towards `noise` of its shape up to step `t` (B,)."""
+        s = (t / self.num_train_timesteps).to(x0).reshape(-1, *[1] * (x0.ndim - 1))
+        return (1 - s) * x0 + s * noise
+
+    def target(
+        self, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, prediction_type: str
+    ) -> torch.Tensor:
+        """The velocity noise - x_0, whatever the prediction type."""
+        return noise - x0
 
 
 def check_prediction_type(prediction_type: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from fastloop.accel.samplers.schedule import NoiseSchedule
+from fastloop.accel.samplers import FlowPath, NoiseSchedule
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.unet import ConditionalUnet1D
 
@@ -60,17 +60,17 @@ class DiffusionModel(nn.Module):
     def loss(
         self,
         batch: Mapping[str, torch.Tensor],
-        schedule: NoiseSchedule,
+        schedule: NoiseSchedule | FlowPath,
         prediction_type: str,
         *,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Mean squared error of the denoising objective (Ho et al. 2020).
+        """Mean squared error of the objective: denoising (Ho et al. 2020) or flow matching.
 
         Args:
             batch: observations (B, O, ...) by key and ``action`` (B, T, A), all raw.
             schedule: how noise is added.
-            prediction_type: what the network predicts.
+            prediction_type: what the network predicts; flow matching has its own.
             generator: source of noise and steps.
 
         Returns:
@@ -79,8 +79,6 @@ class DiffusionModel(nn.Module):
         actions = self.normalizer.normalize(ACTION, batch[ACTION])
         cond = self.condition(batch)
         noise = torch.randn(actions.shape, generator=generator).to(actions)
-        steps = torch.randint(
-            len(schedule.alphas_cumprod), (len(actions),), generator=generator
-        ).to(actions.device)
+        steps = schedule.draw(len(actions), generator).to(actions.device)
         output = self.denoise(schedule.add_noise(actions, noise, steps), steps, cond)
         return mse_loss(output, schedule.target(actions, noise, steps, prediction_type))

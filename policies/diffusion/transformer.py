@@ -16,7 +16,9 @@ class SinusoidalPosEmb(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         half = dim // 2
-        self.frequencies = [math.exp(-i * math.log(10_000) / (half - 1)) for i in range(half)]
+        # In float32 from the exponent on, as the published weights were trained.
+        exponents = torch.arange(half, device="cpu") * -(math.log(10_000) / (half - 1))
+        self.frequencies = exponents.exp().tolist()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features of `x` (B,), in float32 as published."""
@@ -94,8 +96,8 @@ class TransformerForDiffusion(nn.Module):
             self.encoder = nn.Sequential(
                 nn.Linear(n_emb, 4 * n_emb), nn.Mish(), nn.Linear(4 * n_emb, n_emb)
             )
-        self.decoder = None
-        self.cond_pos_emb = None
+        self.decoder: nn.TransformerDecoder | None = None
+        self.cond_pos_emb: nn.Parameter | None = None
         if time_as_cond:
             self.cond_pos_emb = nn.Parameter(torch.zeros(1, self.n_cond_tokens, n_emb))
             self.decoder = nn.TransformerDecoder(
