@@ -77,6 +77,8 @@ def write(
             data.attrs["total"] = total
             data.attrs["env_args"] = json.dumps(dict(env_args))
         os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # HDF5 raises either when the disk is full
+        raise OSError(f"cannot write {path} ({error}); what was there before is safe") from error
     finally:
         partial.unlink(missing_ok=True)
     return path
@@ -104,19 +106,32 @@ def read(
         file = h5py.File(path, "r")
     except OSError as error:
         raise DemonstrationError(f"{path} is no readable HDF5 file ({error})") from error
+    wanted = None if keys is None else list(keys)
     with file:
-        if "data" not in file:
+        if not isinstance(file.get("data"), h5py.Group):
             raise DemonstrationError(
                 f"{path} holds {sorted(file)}; a robomimic file holds its episodes under 'data'"
             )
-        names = sorted(file["data"], key=lambda name: int(name.rpartition("_")[2]))
-        if mask is not None:
-            if f"mask/{mask}" not in file:
-                have = ", ".join(file.get("mask", {})) or "none"
-                raise DemonstrationError(f"{path} has no mask {mask!r}; have: {have}")
-            chosen = {name.decode() for name in file[f"mask/{mask}"][:]}
-            names = [name for name in names if name in chosen]
-        return [_read_one(file["data"][name], keys, f"{path}:{name}") for name in names]
+        names = _names(file, mask, path)
+        try:
+            return [_read_one(file["data"][name], wanted, f"{path}:{name}") for name in names]
+        except (OSError, RuntimeError) as error:
+            raise DemonstrationError(f"{path} is damaged ({error})") from error
+
+
+def _names(file: h5py.File, mask: str | None, path: Path) -> list[str]:
+    """The episodes ``demo_<n>`` in the order of their numbers, those of `mask` only."""
+    names = list(file["data"])
+    if strange := [name for name in names if not name.rpartition("_")[2].isdecimal()]:
+        raise DemonstrationError(f"{path} holds data/{strange[0]}; expected data/demo_<number>")
+    names.sort(key=lambda name: int(name.rpartition("_")[2]))
+    if mask is None:
+        return names
+    if f"mask/{mask}" not in file:
+        have = ", ".join(file.get("mask", {})) or "none"
+        raise DemonstrationError(f"{path} has no mask {mask!r}; have: {have}")
+    chosen = {name.decode() for name in file[f"mask/{mask}"][:]}
+    return [name for name in names if name in chosen]
 
 
 def _write_one(group: h5py.Group, demonstration: Demonstration) -> None:
@@ -136,7 +151,7 @@ def _write_one(group: h5py.Group, demonstration: Demonstration) -> None:
         group.attrs["seed"] = demonstration.seed
 
 
-def _read_one(group: h5py.Group, keys: Iterable[str] | None, where: str) -> Demonstration:
+def _read_one(group: h5py.Group, keys: list[str] | None, where: str) -> Demonstration:
     for name in ("obs", "actions"):
         if name not in group:
             raise DemonstrationError(f"{where} holds {sorted(group)} and no {name!r}")
@@ -156,8 +171,11 @@ def _read_one(group: h5py.Group, keys: Iterable[str] | None, where: str) -> Demo
     )
 
 
-def _array(dataset: h5py.Dataset, where: str) -> NDArray[Any]:
-    if dataset.dtype.hasobject:
-        raise DemonstrationError(f"{where}: {dataset.name} holds objects; numbers are expected")
+def _array(dataset: h5py.Dataset | h5py.Group, where: str) -> NDArray[Any]:
+    if isinstance(dataset, h5py.Group) or not np.issubdtype(dataset.dtype, np.number):
+        kind = "a group" if isinstance(dataset, h5py.Group) else str(dataset.dtype)
+        raise DemonstrationError(
+            f"{where}: {dataset.name} is {kind}; an array of numbers is expected"
+        )
     values: NDArray[Any] = dataset[:]
     return values

@@ -46,17 +46,18 @@ class Windows:
         horizon: int,
     ) -> None:
         ends = torch.as_tensor(np.asarray(episode_ends, dtype=np.int64))
-        if len(ends) == 0 or int(ends[-1]) != len(actions) or (ends.diff() <= 0).any():
+        starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+        lengths = ends - starts
+        if len(ends) == 0 or int(ends[-1]) != len(actions) or (lengths <= 0).any():
             raise ValueError(
-                f"episode ends must rise to the number of actions {len(actions)}, got {ends[-3:]}"
+                f"episode ends must rise from above 0 to the number of actions {len(actions)}, got "
+                f"{ends.tolist()[-5:]} at the end of {len(ends)}"
             )
         for key, frames in observations.items():
             if len(frames) != len(actions):
                 raise ValueError(f"{key} has {len(frames)} frames for {len(actions)} actions")
-        self.observations = {key: torch.from_numpy(frames) for key, frames in observations.items()}
-        self.actions = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32))
-        starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-        lengths = ends - starts
+        self.observations = {key: _tensor(frames) for key, frames in observations.items()}
+        self.actions = _tensor(np.asarray(actions, dtype=np.float32))
         self.first = starts.repeat_interleave(lengths)
         self.last = (ends - 1).repeat_interleave(lengths)
         self.past = torch.arange(n_obs_steps) - (n_obs_steps - 1)
@@ -108,10 +109,20 @@ class Windows:
     def batch(self, step: int, batch_size: int, seed: int) -> dict[str, torch.Tensor]:
         """The batch of a training step, the same whenever it is asked for: resuming needs no state.
 
-        Each epoch visits every tick once, in an order drawn from (seed, epoch).
+        Each epoch visits every tick once, in an order drawn from (seed, epoch); batches are always
+        full and run over from one epoch into the next.
         """
-        per_epoch = max(len(self) // batch_size, 1)
-        epoch, slot = divmod(step, per_epoch)
+        places = torch.arange(step * batch_size, (step + 1) * batch_size)
+        first, last = int(places[0]) // len(self), int(places[-1]) // len(self)
+        orders = torch.cat([self._order(epoch, seed) for epoch in range(first, last + 1)])
+        return self.gather(orders[places - first * len(self)])
+
+    def _order(self, epoch: int, seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self), generator=generator)
-        return self.gather(order[slot * batch_size : (slot + 1) * batch_size])
+        return torch.randperm(len(self), generator=generator)
+
+
+def _tensor(values: NDArray) -> torch.Tensor:
+    """Numbers with a fraction as float32, what networks compute in; images stay bytes."""
+    fractional = np.issubdtype(values.dtype, np.floating)
+    return torch.from_numpy(np.require(values, np.float32 if fractional else None, ["C", "W"]))

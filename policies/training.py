@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class TrainConfig:
     Attributes:
         steps: optimizer steps in all.
         batch_size: samples a step.
-        lr, betas, weight_decay: of AdamW; decay touches linear and attention weights only.
+        lr, betas, weight_decay: of AdamW; a module's own `parameter_groups` says what decays.
         warmup_steps: steps of linear rise before the cosine fall to 0.
         max_grad_norm: gradients are scaled down to this length; 0 leaves them.
         ema_power: growth of the average's decay towards 0.9999.
@@ -62,10 +63,12 @@ class Trainer:
     unbroken one.
 
     Args:
-        model: a module with `model.parameter_groups(weight_decay)` where groups matter.
+        model: decays as a whole, but for the parts with a method `parameter_groups(weight_decay)`.
         loss: of a batch; draws its noise from the generator it is given.
         batch: the batch of a step, on the CPU.
         config: how.
+        facts: what else decides the weights (data, network), as plain values; a saved state is
+            only resumed by a run with the same.
     """
 
     def __init__(
@@ -74,11 +77,14 @@ class Trainer:
         loss: Callable[[Batch, torch.Generator], torch.Tensor],
         batch: Callable[[int], Batch],
         config: TrainConfig,
+        *,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model.train()
         self.loss = loss
         self.batch = batch
         self.config = config
+        self.facts = dict(facts or {})
         self.ema = EMA(model, power=config.ema_power)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas,
@@ -110,8 +116,8 @@ class Trainer:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"the loss became {value} at step {self.step}; resume from the last saved state "
-                "with a lower train.lr"
+                f"the loss became {value} at step {self.step}; train again with a lower train.lr, "
+                "in another run_dir"
             )
         loss.backward()
         if config.max_grad_norm:
@@ -123,26 +129,39 @@ class Trainer:
         return value
 
     def save(self, path: Path) -> None:
-        """Write everything that a resumed run needs; a kill leaves the old file or the new one."""
+        """Write everything that a resumed run needs; a kill leaves the old file or the new one.
+
+        Raises:
+            OSError: when the disk is full; the old file is untouched.
+        """
         state = {
-            "config": asdict(self.config),
+            "config": asdict(self.config) | self.facts,
             "step": self.step,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        try:
+            torch.save(state, partial)
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # torch hides the file system's error
+            partial.unlink(missing_ok=True)
+            raise OSError(
+                f"cannot write {path} ({error}); the state saved before is safe"
+            ) from error
 
     def resume(self, path: Path) -> None:
         """Go on from a saved state.
 
         Raises:
-            ValueError: when it was saved by a run with another configuration.
+            ValueError: when it is damaged, or was saved by a run with another configuration.
         """
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
-        ours = asdict(self.config)
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
+        except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it to start again") from error
+        ours = asdict(self.config) | self.facts
         changed = {
             k: (state["config"].get(k), ours[k]) for k in ours if state["config"].get(k) != ours[k]
         }
@@ -157,13 +176,16 @@ class Trainer:
         self.step = state["step"]
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Ask each part for its own groups; what has none decays as a whole."""
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The groups of the parts that name their own, and one for everything else."""
+    if hasattr(module, "parameter_groups"):
+        return module.parameter_groups(weight_decay)
     groups: list[dict[str, Any]] = []
-    for child in model.children():
+    rest = [*module.parameters(recurse=False)]
+    for child in module.children():
         if hasattr(child, "parameter_groups"):
             groups += child.parameter_groups(weight_decay)
         else:
-            rest = [p for p in child.parameters() if p.requires_grad]
-            groups += [{"params": rest, "weight_decay": weight_decay}] if rest else []
-    return groups
+            rest += child.parameters()
+    rest = [parameter for parameter in rest if parameter.requires_grad]
+    return groups + ([{"params": rest, "weight_decay": weight_decay}] if rest else [])
