@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastloop.sims.base import Sim
+from fastloop.sims.targets import build
 
 __all__ = ["SimConfig"]
 
@@ -47,10 +48,15 @@ class SimConfig:
         """The simulator.
 
         Raises:
-            ValueError: when the target does not exist or is no simulator.
+            ValueError: when the target does not exist, is no simulator, or does not take the
+                arguments.
         """
         module, _, name = self.target.rpartition(".")
-        found = getattr(importlib.import_module(module), name, None)
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"there is no simulator {self.target} ({error})") from error
         if not (isinstance(found, type) and issubclass(found, Sim)):
             raise ValueError(f"{self.target} is no simulator: a class derived from Sim is needed")
-        return found(**self.arguments)
+        sim: Sim = build({"_target_": self.target, **self.arguments}, "sim")
+        return sim

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import count
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ from fastloop.datasets.robomimic import Demonstration
 from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
 from fastloop.sims.experts.base import Expert
+from fastloop.sims.interrupts import catch_interrupts
 from fastloop.sims.targets import build
 
 __all__ = ["Recipe", "demonstrate", "read_part", "record"]
@@ -28,6 +32,7 @@ BURSTS = 3  # disturbances in one episode, at most
 BURST_TICKS = (3, 11)
 BURST_EVERY = 25  # ticks between disturbances, on average
 SHORTEST = 4  # ticks; shorter segments are dropped
+HOPELESS = 50  # attempts without a success after which there is no point in going on
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def demonstrate(sim: Sim, expert: Expert, seed: int, recipe: Recipe) -> list[Dem
                     success=success,
                 )
             )
-        seen.clear(), done.clear(), rewards.clear()
+        for recorded in (seen, done, rewards):
+            recorded.clear()
 
     bursts = 0
     while not ended:
@@ -111,7 +117,9 @@ def record(
     """Record the first `episodes` successful seeds, counting up from `first_seed`.
 
     Every attempt leaves a file of its own in `parts`, put in place whole, so a killed recording
-    goes on with the next seed, and a full disk loses nothing that was finished.
+    goes on with the next seed, and a full disk loses nothing that was finished. A seed on which the
+    simulator or the expert raises is a failed attempt. The first SIGINT or SIGTERM lets the
+    attempts in hand finish.
 
     Args:
         parts: folder of one recording; belongs to one recipe.
@@ -120,24 +128,69 @@ def record(
 
     Yields:
         the files of the successful attempts, in the order of their seeds.
+
+    Raises:
+        KeyboardInterrupt: after a signal; the same call later goes on.
+        ValueError: when nothing succeeds.
+        OSError: when the disk is full or a process dies; what was finished is safe.
     """
     parts.mkdir(parents=True, exist_ok=True)
     successes = attempts = 0
     seeds = count(first_seed)
-    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
-    pending: deque[Future[tuple[Path, bool]]] = deque()
+    pool = ProcessPoolExecutor(
+        num_workers, mp_context=get_context("spawn"), initializer=_die_with_parent
+    )
+    pending: deque[Future[_Attempt]] = deque()
+    with catch_interrupts() as interrupts:
+        try:
+            while successes < episodes:
+                if interrupts.requested:
+                    raise KeyboardInterrupt
+                with _interrupts_held():
+                    while len(pending) < 2 * num_workers:
+                        pending.append(pool.submit(_attempt, recipe, parts, next(seeds)))
+                attempt = pending.popleft().result()
+                attempts, successes = attempts + 1, successes + attempt.success
+                if progress:
+                    progress(successes, attempts)
+                if attempt.success:
+                    yield attempt.path
+                if attempts == HOPELESS and not successes:
+                    raise ValueError(
+                        f"the expert failed on all of the first {attempts} seeds"
+                        + (f", lastly with {attempt.error}" if attempt.error else "")
+                    )
+        except BrokenProcessPool as error:
+            if interrupts.requested:
+                raise KeyboardInterrupt from error
+            raise ChildProcessError(
+                "a recording process died: out of memory, or its simulator crashed; the finished "
+                f"episodes are safe in {parts}: run the same command again"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits; processes that are started meanwhile never see it: it is the parent's."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        while successes < episodes:
-            while len(pending) < 2 * num_workers:
-                pending.append(pool.submit(_attempt, recipe, parts, next(seeds)))
-            path, success = pending.popleft().result()
-            attempts, successes = attempts + 1, successes + success
-            if progress:
-                progress(successes, attempts)
-            if success:
-                yield path
+        yield
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _die_with_parent() -> None:
+    """A killed recorder leaves no process behind."""
+
+    def wait() -> None:
+        parent = parent_process()
+        assert parent
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def read_part(path: Path) -> list[Demonstration]:
@@ -159,22 +212,35 @@ def read_part(path: Path) -> list[Demonstration]:
         ]
 
 
-_built: dict[Any, tuple[Sim, Expert]] = {}  # one simulator a process, whatever the number of seeds
+class _Attempt(NamedTuple):
+    path: Path
+    success: bool
+    error: str
 
 
-def _attempt(recipe: Recipe, parts: Path, seed: int) -> tuple[Path, bool]:
+_built: dict[str, tuple[Sim, Expert]] = {}  # one simulator a process, whatever the number of seeds
+
+
+def _attempt(recipe: Recipe, parts: Path, seed: int) -> _Attempt:
     path = parts / f"{seed}.npz"
     if not path.exists():
         key = repr(recipe)
         if key not in _built:
             _built[key] = recipe.sim.build(), build(recipe.expert, "expert")
-        _write_part(path, seed, demonstrate(*_built[key], seed, recipe))
+        segments: list[Demonstration] = []
+        error = ""
+        try:
+            segments = demonstrate(*_built[key], seed, recipe)
+        except Exception as raised:
+            error = f"{type(raised).__name__}: {raised}"
+            del _built[key]  # it may have been left in any state
+        _write_part(path, seed, segments, error)
     with np.load(path, allow_pickle=False) as arrays:
-        return path, int(arrays["segments"]) > 0
+        return _Attempt(path, int(arrays["segments"]) > 0, str(arrays["error"]))
 
 
-def _write_part(path: Path, seed: int, segments: list[Demonstration]) -> None:
-    arrays: dict[str, Any] = {"seed": seed, "segments": len(segments)}
+def _write_part(path: Path, seed: int, segments: list[Demonstration], error: str) -> None:
+    arrays: dict[str, Any] = {"seed": seed, "segments": len(segments), "error": error}
     for i, segment in enumerate(segments):
         arrays |= {f"{i}/obs/{key}": value for key, value in segment.observations.items()}
         arrays |= {
@@ -187,11 +253,11 @@ def _write_part(path: Path, seed: int, segments: list[Demonstration]) -> None:
         with partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
         os.replace(partial, path)
-    except OSError as error:
+    except OSError as raised:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise OSError(
-            error.errno,
-            f"cannot write {path} ({error.strerror}); the finished episodes are safe in "
+            raised.errno,
+            f"cannot write {path} ({raised.strerror}); the finished episodes are safe in "
             f"{path.parent}: make room and run the same command again",
-        ) from error
+        ) from raised

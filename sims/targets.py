@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ def build(config: Mapping[str, Any], what: str) -> Any:
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"{what}: there is no {target} ({error})") from error
     try:
-        return found(**arguments)
+        inspect.signature(found).bind(**arguments)
     except TypeError as error:
         raise ValueError(f"{what}: {target} does not take {sorted(arguments)}: {error}") from error
+    return found(**arguments)
