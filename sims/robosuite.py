@@ -129,6 +129,7 @@ class Robosuite(Sim):
         if not self.task.fixed_model:
             self._close_renderers()
         self.engine.reset()
+        self._forget()
         return self._observe()
 
     def _step(self, action: NDArray[np.float64]) -> tuple[Observation, float, bool, dict[str, Any]]:
@@ -162,26 +163,25 @@ class Robosuite(Sim):
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
         state = np.empty(mujoco.mj_stateSize(model, kind))
         mujoco.mj_getState(model, data, state, kind)
-        robot = self.engine.robots[0]
-        stale = [controller.new_update for controller in robot.part_controllers.values()]
-        gripper = robot.gripper["right"].current_action.copy()
-        return state, stale, gripper, self.engine.timestep, self.engine.cur_time
+        gripper = self.engine.robots[0].gripper["right"].current_action.copy()
+        return state, gripper, self.engine.timestep, self.engine.cur_time
 
     def _restore(self, state: Any) -> Observation:
         mujoco = require("mujoco", extra="sim")
         model, data = self.engine.sim.model._model, self.engine.sim.data._data
-        state, stale, gripper, self.engine.timestep, self.engine.cur_time = state
-        robot = self.engine.robots[0]
+        state, gripper, self.engine.timestep, self.engine.cur_time = state
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
         mujoco.mj_setState(model, data, state, kind)
-        for controller, was_stale in zip(robot.part_controllers.values(), stale, strict=True):
-            controller.update(force=True)
-            controller.new_update = was_stale
-        mujoco.mj_setState(
-            model, data, state, kind
-        )  # the updates disturbed the solver's warm start
-        robot.gripper["right"].current_action = gripper.copy()
+        mujoco.mj_forward(model, data)  # what is derived; it disturbs the solver's warm start
+        mujoco.mj_setState(model, data, state, kind)
+        self.engine.robots[0].gripper["right"].current_action = gripper.copy()
+        self._forget()
         return self._observe()
+
+    def _forget(self) -> None:
+        """Have the controllers look at the scene anew, where they would remember another one."""
+        for controller in self.engine.robots[0].part_controllers.values():
+            controller.new_update = True
 
     def _render(self) -> NDArray[np.uint8]:
         require_gl()

@@ -80,10 +80,8 @@ def test_damage_is_named(tmp_path: Path, files: dict[str, Path]) -> None:
         adroit_demos.read(tmp_path / "other.npz")
 
 
-def test_the_recordings_are_the_ones_described() -> None:
-    path = adroit_demos.default_path()
-    if not path.exists():
-        pytest.skip("set FASTLOOP_REALDATA to the folder of real recordings")
+def test_the_recordings_are_the_ones_described(realdata: Path) -> None:
+    path = realdata / "adroit_door_demos" / "door-v0_demos.npz"
     demonstrations = adroit_demos.read(path)
     assert len(demonstrations) == 25
     assert sum(len(d) for d in demonstrations) == 6729

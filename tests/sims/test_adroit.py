@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from fastloop.datasets import adroit_demos
 from fastloop.sims.adroit import AdroitDoor
-from fastloop.sims.gl import EGL_INSTALL, egl_is_there
 
-pytest.importorskip("gymnasium_robotics", reason='pip install -c constraints.txt -e ".[sim]"')
+pytestmark = pytest.mark.skipif(
+    find_spec("gymnasium_robotics") is None, reason='pip install -c constraints.txt -e ".[sim]"'
+)
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (30, 28))
 
@@ -81,10 +85,8 @@ def test_an_episode_starts_like_any_observation(sim: AdroitDoor) -> None:
         np.testing.assert_allclose(again[key], value, atol=1e-6)
 
 
-def test_the_human_demonstrations_replay_as_recorded(sim: AdroitDoor) -> None:
-    path = adroit_demos.default_path()
-    if not path.exists():
-        pytest.skip("set FASTLOOP_REALDATA to the folder of real recordings")
+def test_the_human_demonstrations_replay_as_recorded(sim: AdroitDoor, realdata: Path) -> None:
+    path = realdata / "adroit_door_demos" / "door-v0_demos.npz"
     demonstrations, doors = adroit_demos.read(path), adroit_demos.door_positions(path)
     shown, replayed = [], []
     for demonstration, door in zip(demonstrations[::4], doors[::4], strict=True):
@@ -100,7 +102,6 @@ def test_the_human_demonstrations_replay_as_recorded(sim: AdroitDoor) -> None:
 
 
 @pytest.mark.gl
-@pytest.mark.skipif(not egl_is_there(), reason=EGL_INSTALL)
 def test_the_picture_is_no_blank(sim: AdroitDoor) -> None:
     sim.reset(seed=0)
     picture = sim.render()
