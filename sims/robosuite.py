@@ -16,7 +16,7 @@ from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
 from fastloop.sims.base import Observation, Sim
 from fastloop.sims.gl import choose_backend, require_gl
 
-__all__ = ["TASKS", "Robosuite", "Task"]
+__all__ = ["TASKS", "Robosuite", "Task", "make"]
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,23 @@ class Task:
         object_body: the MuJoCo body that is to be moved.
         max_steps: ticks after which an episode times out.
         success: how robosuite judges it.
-        fixed_model: whether every episode has the same model, so that it need not be compiled again
-            (1.5 s); Lift draws the cube's size.
+        sizes: half the least and the largest edge of a cube whose edges robosuite draws, m.
     """
 
     object_body: str
     max_steps: int
     success: str
-    fixed_model: bool = True
+    sizes: tuple[float, float] | None = None
 
 
 TASKS = {
-    "Lift": Task("cube_main", 200, "the cube is more than 4 cm above the table", fixed_model=False),
+    "Lift": Task("cube_main", 200, "the cube is more than 4 cm above the table", (0.020, 0.022)),
     "PickPlaceCan": Task("Can_main", 300, "the can lies in its bin and the hand has left it"),
     "NutAssemblySquare": Task("SquareNut_main", 400, "the nut is on its peg and the hand has left"),
 }
 
-# Of the controller: full scale of a delta action, and the workspace of an absolute one.
-DELTA_METERS, DELTA_RADIANS = 0.05, 0.5
+DELTA_METERS, DELTA_RADIANS = 0.05, 0.5  # full scale of a delta action
+DENSITY = 1000.0  # of what robosuite makes, kg/m^3
 WORKSPACE_LOW, WORKSPACE_HIGH = (-1.5, -1.5, 0.0), (1.5, 1.5, 2.5)
 
 
@@ -86,7 +85,7 @@ class Robosuite(Sim):
         super().__init__(_env_spec(task, self.task, actions, self.cameras, image_size, max_steps))
         if self.cameras:
             require_gl()
-        self.engine = _make(task, actions, hard_reset=not self.task.fixed_model)
+        self.engine = make(task, actions)
         known = self.engine.sim.model.camera_names
         if unknown := set(self.cameras) - set(known):
             raise ValueError(f"no camera {sorted(unknown)} in {task}; choose from {known}")
@@ -120,17 +119,37 @@ class Robosuite(Sim):
 
     def close(self) -> None:
         """Free the OpenGL contexts and the engine."""
-        self._close_renderers()
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}
         self.engine.close()
 
     def _reset(self, seed: int) -> Observation:
         # The placement samplers share this generator, so it is rewound and not replaced.
         self.engine.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-        if not self.task.fixed_model:
-            self._close_renderers()
+        if self.task.sizes:
+            self._resize(*self.task.sizes)
         self.engine.reset()
         self._forget()
         return self._observe()
+
+    def _resize(self, least: float, largest: float) -> None:
+        """Draw the cube's size as robosuite does whenever it compiles the model, and put it in."""
+        mujoco = require("mujoco", extra="sim")
+        model = self.engine.sim.model._model
+        half = np.array([self.engine.rng.uniform(least, largest) for _ in range(3)])
+        self.engine.cube.size = half.tolist()  # the samplers place it by this
+        body = model.body(self.task.object_body).id
+        geoms = np.flatnonzero(model.geom_bodyid == body)
+        mass = DENSITY * 8 * half.prod()
+        model.geom_size[geoms] = model.geom_aabb[geoms, 3:] = half
+        model.geom_rbound[geoms] = np.linalg.norm(half)
+        boxes = model.body_bvhadr[body] + np.arange(model.body_bvhnum[body])
+        model.bvh_aabb[boxes, 3:] = half
+        model.body_mass[body] = mass
+        model.body_inertia[body] = mass / 3 * ((half**2).sum() - half**2)
+        model.body_iquat[body] = 1, 0, 0, 0
+        mujoco.mj_setConst(model, self.engine.sim.data._data)
 
     def _step(self, action: NDArray[np.float64]) -> tuple[Observation, float, bool, dict[str, Any]]:
         _, reward, _, _ = self.engine.step(action)
@@ -197,13 +216,16 @@ class Robosuite(Sim):
         picture: NDArray[np.uint8] = self._renderers[size].render()
         return picture
 
-    def _close_renderers(self) -> None:
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers = {}
 
+def make(task: str, actions: str, *, hard_reset: bool = False) -> Any:
+    """robosuite's own environment, seeded with 0, without pictures.
 
-def _make(task: str, actions: str, *, hard_reset: bool) -> Any:
+    Args:
+        task: one of `TASKS`.
+        actions: ``absolute`` or ``delta``.
+        hard_reset: compile the model again at every reset, as robosuite does unless told not to;
+            it takes over a second and changes nothing but the size of Lift's cube.
+    """
     choose_backend()
     backend = os.environ["MUJOCO_GL"]
     logger = logging.getLogger("robosuite_logs")

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from fastloop.sims.robosuite import TASKS, Robosuite
+from fastloop.sims.robosuite import TASKS, Robosuite, make
 
 pytestmark = pytest.mark.skipif(
     find_spec("robosuite") is None, reason='pip install -c constraints.txt -e ".[sim]"'
@@ -86,6 +86,33 @@ def test_observations_are_what_the_spec_says(sim: Robosuite) -> None:
         columns = columns.reshape(2, 3)
         np.testing.assert_allclose(columns @ columns.T, np.eye(2), atol=1e-5)
     assert state[9] > 0 > state[10]
+
+
+@pytest.mark.slow
+def test_the_cube_is_the_one_that_robosuite_would_compile() -> None:
+    sim = Robosuite("Lift", actions="delta")
+    sim.reset(seed=6)
+    theirs = make("Lift", "delta", hard_reset=True)
+    theirs.rng.bit_generator.state = np.random.default_rng(6).bit_generator.state
+    theirs.reset()
+    model, compiled = sim.engine.sim.model._model, theirs.sim.model._model
+    for name in (
+        "geom_size",
+        "geom_rbound",
+        "geom_aabb",
+        "bvh_aabb",
+        "body_mass",
+        "dof_invweight0",
+    ):
+        np.testing.assert_allclose(
+            getattr(model, name), getattr(compiled, name), atol=1e-9, rtol=1e-6, err_msg=name
+        )
+    for action in ACTIONS:
+        sim.step(action)
+        theirs.step(action)
+    np.testing.assert_allclose(sim.engine.sim.data.qpos, theirs.sim.data.qpos, atol=1e-5)
+    sim.close()
+    theirs.close()
 
 
 def test_absolute_actions_go_where_they_say() -> None:
