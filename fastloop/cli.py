@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from importlib.metadata import version
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
 
 from fastloop import config as schemas
+from fastloop.accel.report import AcceleratorIdleError
 from fastloop.extras import MissingExtraError
 
 __all__ = ["main"]
@@ -26,8 +28,10 @@ VERBS = {
     "info": "say what a checkpoint holds, or convert it",
 }
 
-
-USER_ERRORS = (ValueError, OSError, MissingExtraError, HydraException, OmegaConfBaseException)
+USER_ERRORS = (
+    ValueError, OSError, FloatingPointError, AcceleratorIdleError, MissingExtraError,
+    HydraException, OmegaConfBaseException,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,10 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"fastloop.verbs.{verb}")
         return int(module.run(_compose(verb, overrides)))
     except KeyboardInterrupt:
-        console.print("interrupted; the same command continues where this one stopped")
+        console.print("interrupted; what was finished is kept")
         return 130
     except USER_ERRORS as error:
-        console.print(f"fastloop {verb}: {_message(error)}", style="red", markup=False)
+        told = f"fastloop {verb}: {_message(error)}"
+        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
 
 
@@ -62,12 +67,31 @@ def _compose(verb: str, overrides: Sequence[str]) -> object:
     schemas.register()
     with initialize_config_module("fastloop.configs", version_base="1.3"):
         composed = compose(verb, overrides=list(overrides))
+    _refuse_unknown(composed)
     return OmegaConf.to_object(composed)
+
+
+def _refuse_unknown(config: DictConfig, path: str = "") -> None:
+    """What ``+name=value`` added where nothing reads it."""
+    schema = OmegaConf.get_type(config)
+    if dataclasses.is_dataclass(schema):
+        known = [field.name for field in dataclasses.fields(schema)]
+        if unknown := [f"{path}{key}" for key in config if key not in known]:
+            raise ValueError(f"unknown setting {unknown[0]!r}; have: {', '.join(known)}")
+    for key in config:
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            _refuse_unknown(config[key], f"{path}{key}.")
 
 
 def _message(error: Exception) -> str:
     """The error with what Hydra knows about it: the choices stand in its cause."""
     cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
+        have = ", ".join(str(key) for key in siblings if key not in ("_target_", "hydra"))
+        free = cause.object_type is dict
+        add = f"; +{cause.full_key}=... adds it, where what is built takes it" if free else ""
+        return f"unknown setting {cause.full_key!r}; have: {have or 'none'}{add}"
     return f"{error}\n{cause}" if isinstance(error, HydraException) and cause else str(error)
 
 

@@ -18,8 +18,24 @@ __all__ = [
     "InfoConfig",
     "PolicyConfig",
     "RecordConfig",
+    "SamplerOverrides",
     "TrainVerbConfig",
 ]
+
+
+@dataclass
+class SamplerOverrides:
+    """The fields of `SamplerConfig`; null leaves what the checkpoint says."""
+
+    kind: str | None = None
+    num_train_timesteps: int | None = None
+    num_inference_steps: int | None = None
+    beta_schedule: str | None = None
+    beta_start: float | None = None
+    beta_end: float | None = None
+    prediction_type: str | None = None
+    clip_sample: bool | None = None
+    clip_sample_range: float | None = None
 
 
 @dataclass
@@ -30,14 +46,14 @@ class PolicyConfig:
         checkpoint: a shipped policy's name, one of our folders, a LeRobot policy folder, or a
             ``.ckpt`` of diffusion_policy.
         n_action_steps: actions executed before planning again; null as the checkpoint says.
-        sampler: fields of `SamplerConfig` that replace the checkpoint's.
+        sampler: what replaces the checkpoint's.
         device: torch device.
         threads: torch threads inside a process; 0 measures which number is fastest.
     """
 
     checkpoint: str = MISSING
     n_action_steps: int | None = None
-    sampler: dict[str, Any] = field(default_factory=dict)
+    sampler: SamplerOverrides = field(default_factory=SamplerOverrides)
     device: str = "cpu"
     threads: int = 0
 
@@ -142,7 +158,7 @@ class RecordConfig:
 
 @dataclass
 class NetworkConfig:
-    """The denoiser that is trained.
+    """The denoiser that is trained, a group of its own: ``network=transformer`` or ``unet``.
 
     Attributes:
         kind: `transformer` or `unet`.
@@ -164,7 +180,10 @@ class TrainVerbConfig:
     """Train a diffusion policy on demonstrations.
 
     Attributes:
+        sim: where the policy will act: it gives the shapes, and runs the checks.
         dataset: where the demonstrations are.
+        sampler: how noise is added in training and taken away afterwards.
+        vision: fields of `VisionConfig` for policies with cameras; ``vision={crop_shape:[64,64]}``.
         check_every: steps between closed-loop checks, 0 for none; `check_episodes` each.
         save_every: steps between saved states, from which a killed run goes on.
         out: folder of the finished policy (half precision), beside the run folder by default.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -10,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,17 @@ PACKAGES = ("fastloop", "torch", "numpy", "gymnasium", "gym-pusht", "mujoco", "r
 
 
 def make_run_dir(verb: str, run_dir: str | None) -> Path:
-    """The folder of this run: `run_dir`, or ``runs/<verb>/<time>``; it may exist already."""
+    """The folder of this run: `run_dir`, old or new, or else a new ``runs/<verb>/<time>``."""
+    if run_dir:
+        path = Path(run_dir)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    path = Path(run_dir) if run_dir else Path("runs") / verb / stamp
-    path.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        path = Path("runs") / verb / (stamp if number == 1 else f"{stamp}_{number}")
+        with contextlib.suppress(FileExistsError):  # another run began within the same second
+            path.mkdir(parents=True)
+            break
     return path
 
 
@@ -93,7 +102,9 @@ def write_result(
         "coverage": coverage or {"value": 1.0, "complete": True},
     }
     path = folder / "result.json"
-    path.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(partial, path)
     return path
 
 

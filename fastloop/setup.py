@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:
     loaded = load_policy(
         policy.checkpoint,
         env=world.env_spec,
-        sampler=policy.sampler,
+        sampler={k: v for k, v in asdict(policy.sampler).items() if v is not None},
         n_action_steps=policy.n_action_steps,
         device=policy.device,
     )

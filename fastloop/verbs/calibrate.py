@@ -19,7 +19,6 @@ STABLE = 0.7  # Jaccard overlap of two halves below which a schedule is called u
 def run(config: CalibrateConfig) -> int:
     """Write ``plan.json`` and ``plan.html`` to the run folder and print the verdict."""
     console = Console()
-    folder = make_run_dir("calibrate", config.run_dir)
     setup = set_up(config.policy, config.sim)
     policy = setup.policy
     distance = None
@@ -36,6 +35,7 @@ def run(config: CalibrateConfig) -> int:
     else:
         plan = make_plan(config.accel, policy.stack(), policy.sampler, digest=policy.digest)
     setup.sim.close()
+    folder = make_run_dir("calibrate", config.run_dir)
     path = folder / "plan.json"
     plan.save(path)
     (folder / "plan.html").write_text(render_plan(plan, distance), encoding="utf-8")
@@ -54,6 +54,9 @@ def run(config: CalibrateConfig) -> int:
         "stability": {"value": stability, "unit": "1", "n": plan.provenance.observations},
     }
     write_result(folder, "calibrate", config, metrics, checkpoint_digest=policy.digest)
-    console.print(f"use it with: fastloop eval accel={config.accel.kind} accel.plan={path}")
-    console.print(f"run folder: {folder}", markup=False, highlight=False)
+    console.print(
+        f"use it with: fastloop eval accel={config.accel.kind} accel.plan={path}\n"
+        f"run folder: {folder}",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
     return 0

@@ -35,14 +35,14 @@ def run(config: InfoConfig) -> int:
             table.add_row(name, Text(_line(value)))
     console.print(table)
     for key, shape in facts.get("keys", {}).items():
-        console.print(f"  {key} {shape}", markup=False, highlight=False)
+        console.print(f"  {key} {shape}", markup=False, highlight=False, soft_wrap=True)
     if config.convert:
         out = convert(path, config.convert, half=config.half)
-        console.print(f"converted: {out}", markup=False)
+        console.print(f"converted: {out}", markup=False, highlight=False, soft_wrap=True)
     folder = make_run_dir("info", config.run_dir)
     metrics = {"parameters": {"value": facts["parameters"], "unit": "1"}}
     write_result(folder, "info", config, metrics, checkpoint=facts)
-    console.print(f"run folder: {folder}", markup=False, highlight=False)
+    console.print(f"run folder: {folder}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -23,9 +23,16 @@ __all__ = ["run"]
 
 def run(config: RecordConfig) -> int:
     """Record until enough episodes have succeeded, then write the file."""
+    if config.episodes < 1 or config.num_workers < 1:
+        raise ValueError(
+            f"episodes and num_workers must be at least 1, got {config.episodes} and "
+            f"{config.num_workers}"
+        )
     console = Console()
-    folder = make_run_dir("record", config.run_dir)
     out = Path(config.out)
+    if out.exists():
+        raise ValueError(f"{out} exists already; remove it, or choose another out=")
+    folder = make_run_dir("record", config.run_dir)
     parts = _parts(config, out)
     recipe = Recipe(SimConfig.from_config(config.sim), config.expert, config.disturb, config.noise)
     attempts = 0
@@ -57,7 +64,7 @@ def run(config: RecordConfig) -> int:
     console.print(
         f"expert success {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}, n = {rate.n})\n"
         f"demonstrations: {out}\nrun folder: {folder}",
-        markup=False, highlight=False,
+        markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0
 

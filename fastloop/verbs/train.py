@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from fastloop.policies.diffusion.model import ACTION, DiffusionModel
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
 from fastloop.policies.load import make_policy
-from fastloop.policies.spec import EnvSpec
+from fastloop.policies.spec import EnvSpec, TensorSpec
 from fastloop.policies.training import Trainer
 from fastloop.progress import bar
 from fastloop.run_folder import make_run_dir, write_result
@@ -42,7 +45,11 @@ def run(config: TrainVerbConfig) -> int:
         0, or 130 after Ctrl-C; the same command with this run folder then goes on.
     """
     console = Console()
-    folder = make_run_dir("train", config.run_dir)
+    if config.save_every < 1 or config.train.batch_size < 1:
+        raise ValueError(
+            "save_every and train.batch_size must be at least 1, got "
+            f"{config.save_every} and {config.train.batch_size}"
+        )
     if config.threads:
         torch.set_num_threads(config.threads)
     sim_config = SimConfig.from_config(config.sim)
@@ -50,7 +57,11 @@ def run(config: TrainVerbConfig) -> int:
     env = sim.env_spec
     sim.close()
     windows = _windows(config, env)
-    model = _model(config, env, windows).to(config.device)
+    model = _model(config, env, windows)
+    try:
+        model.to(config.device)
+    except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
+        raise ValueError(f"cannot train on device {config.device!r}: {error}") from error
     schedule = build_schedule(config.sampler)
     trainer = Trainer(
         model,
@@ -59,11 +70,15 @@ def run(config: TrainVerbConfig) -> int:
         ),
         lambda step: windows.batch(step, config.train.batch_size, config.train.seed),
         config.train,
+        facts=_facts(config),
     )
+    _checkpoint(config, env, trainer)  # refuses what could not be loaded, before hours of training
+    folder = make_run_dir("train", config.run_dir)
     state = folder / "trainer.pt"
     if state.exists():
         trainer.resume(state)
         console.print(f"resumed at step {trainer.step}", markup=False)
+    loss = None
     log = (folder / "metrics.jsonl").open("a", encoding="utf-8")
     with log, catch_interrupts() as stop, bar("training", config.train.steps, console) as advance:
         while trainer.step < config.train.steps and not stop.requested:
@@ -76,29 +91,59 @@ def run(config: TrainVerbConfig) -> int:
                 trainer.save(state)
             if config.check_every and trainer.step % config.check_every == 0:
                 success = _check(config, sim_config, _checkpoint(config, env, trainer), folder)
+                if success is None:  # its Ctrl-C is ours
+                    break
                 log.write(json.dumps({"step": trainer.step} | success) + "\n")
                 log.flush()
                 console.print(f"step {trainer.step}: {success}", markup=False)
     trainer.save(state)
     if trainer.step < config.train.steps:
-        console.print(f"stopped at step {trainer.step}; add run_dir={folder} to go on")
+        told = f"stopped at step {trainer.step}; add run_dir={folder} to go on"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
         return 130
     out = Path(config.out) if config.out else folder / "policy"
     native.save(out, _checkpoint(config, env, trainer), half=True)
     metrics = {"loss": {"value": loss, "unit": "1", "n": trainer.step}}
     write_result(folder, "train", config, metrics, samples=len(windows))
-    console.print(f"policy: {out}\nrun folder: {folder}", markup=False, highlight=False)
+    console.print(
+        f"policy: {out}\nrun folder: {folder}", markup=False, highlight=False, soft_wrap=True
+    )
     return 0
 
 
+def _facts(config: TrainVerbConfig) -> dict[str, Any]:
+    """What decides the weights beside `config.train`."""
+    names = ("sim", "dataset", "network", "sampler", "vision")
+    return {name: value for name, value in asdict(config).items() if name in names}
+
+
 def _windows(config: TrainVerbConfig, env: EnvSpec) -> Windows:
-    demonstrations = build(config.dataset, "dataset")
-    return Windows.of(
-        demonstrations,
-        config.network.inputs,
+    """The training samples, checked against what the policy will see and do.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    inputs = config.network.inputs
+    if unknown := [key for key in inputs if key not in env.observations]:
+        raise ValueError(
+            f"{env.name} shows no {', '.join(unknown)}; network.inputs can be "
+            f"{', '.join(env.observations)}"
+        )
+    windows = Windows.of(
+        build(config.dataset, "dataset"),
+        inputs,
         n_obs_steps=config.network.n_obs_steps,
         horizon=config.network.horizon,
     )
+    shapes = {key: (windows.observations[key], env.observations[key].shape) for key in inputs}
+    shapes[ACTION] = windows.actions, (env.action.dim,)
+    for key, (frames, expected) in shapes.items():
+        if frames.shape[1:] != expected:
+            raise ValueError(
+                f"{key} has shape {tuple(frames.shape[1:])} in the demonstrations, {expected} in "
+                f"{env.name}"
+            )
+    return windows
 
 
 def _model(config: TrainVerbConfig, env: EnvSpec, windows: Windows) -> DiffusionModel:
@@ -114,13 +159,21 @@ def _model(config: TrainVerbConfig, env: EnvSpec, windows: Windows) -> Diffusion
     low = {key: windows.observations[key] for key in network.inputs if key not in images}
     normalizer.fit(low | {ACTION: windows.actions})
     torch.manual_seed(config.train.seed)
-    encoder = None
-    if images:
-        encoder = ObservationEncoder(inputs, VisionConfig(**(config.vision or {})))
-    width = encoder.width if encoder else sum(spec.shape[0] for spec in inputs.values())
-    return DiffusionModel(
-        NETWORKS[network.kind](**_arch(config, env, width)), normalizer, network.inputs, encoder
-    )
+    try:
+        vision = VisionConfig(**(config.vision or {}))
+        encoder = ObservationEncoder(inputs, vision) if images else None
+        denoiser = NETWORKS[network.kind](**_arch(config, env, _width(encoder, inputs)))
+    except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"no {network.kind} can be built from network.arch={network.arch} and "
+            f"vision={config.vision}: {error}"
+        ) from error
+    return DiffusionModel(denoiser, normalizer, network.inputs, encoder)
+
+
+def _width(encoder: ObservationEncoder | None, inputs: Mapping[str, TensorSpec]) -> int:
+    """Width of an observation token."""
+    return encoder.width if encoder else sum(math.prod(spec.shape) for spec in inputs.values())
 
 
 def _arch(config: TrainVerbConfig, env: EnvSpec, width: int) -> dict[str, Any]:
@@ -145,11 +198,10 @@ def _checkpoint(config: TrainVerbConfig, env: EnvSpec, trainer: Trainer) -> Chec
     averaged, network = trainer.ema.averaged, config.network
     encoder = averaged.obs_encoder
     inputs = {key: env.observations[key] for key in network.inputs}
-    width = encoder.width if encoder else sum(spec.shape[0] for spec in inputs.values())
     return Checkpoint(
         kind="fastloop",
         network=network.kind,
-        arch=_arch(config, env, width),
+        arch=_arch(config, env, _width(encoder, inputs)),
         sampler=config.sampler,
         state_dict={key: value.cpu() for key, value in averaged.state_dict().items()},
         inputs=inputs,
@@ -172,8 +224,8 @@ def _checkpoint(config: TrainVerbConfig, env: EnvSpec, trainer: Trainer) -> Chec
 
 def _check(
     config: TrainVerbConfig, sim: SimConfig, checkpoint: Checkpoint, folder: Path
-) -> dict[str, float]:
-    """Success of the averaged weights over a few episodes, with its Wilson interval."""
+) -> dict[str, float] | None:
+    """Success of the averaged weights with its Wilson interval; None when interrupted."""
     policy = make_policy(checkpoint, device=config.device)
     name = checkpoint.training["environment"]
     items = [WorkItem(name, CHECK_SEED + i) for i in range(config.check_episodes)]
@@ -182,6 +234,8 @@ def _check(
         policy, {name: sim}, items, run_dir=folder / "checks" / str(step), digest=str(step),
         config=RunConfig(num_envs=8, plan_batch=8),
     )  # fmt: skip
+    if result.interrupted:
+        return None
     successes = sum(episode.outcome == "success" for episode in result.episodes)
     interval = wilson(successes, len(result.episodes))
     return {"success": interval.value, "low": interval.low, "high": interval.high}
