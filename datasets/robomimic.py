@@ -66,19 +66,24 @@ def write(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # HDF5 crashes the process when the disk runs full under it, so it writes to memory.
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        data = file.create_group("data")
+        total = 0
+        for index, demonstration in enumerate(demonstrations):
+            _write_one(data.create_group(f"demo_{index}"), demonstration)
+            total += len(demonstration)
+        data.attrs["total"] = total
+        data.attrs["env_args"] = json.dumps(dict(env_args))
+        file.flush()
+        image = file.id.get_file_image()
     partial = path.with_name(path.name + ".partial")
     try:
-        with h5py.File(partial, "w") as file:
-            data = file.create_group("data")
-            total = 0
-            for index, demonstration in enumerate(demonstrations):
-                _write_one(data.create_group(f"demo_{index}"), demonstration)
-                total += len(demonstration)
-            data.attrs["total"] = total
-            data.attrs["env_args"] = json.dumps(dict(env_args))
+        partial.write_bytes(image)
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # HDF5 raises either when the disk is full
-        raise OSError(f"cannot write {path} ({error}); what was there before is safe") from error
+    except OSError as error:
+        kept = "the file that was there is untouched" if path.exists() else "nothing was written"
+        raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {kept}") from error
     finally:
         partial.unlink(missing_ok=True)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from fastloop.extras import require
 from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
 from fastloop.sims.base import Observation, Sim
 from fastloop.sims.gl import choose_backend
@@ -49,7 +49,7 @@ class AnyGymnasium(Sim):
     ) -> None:
         choose_backend()
         if module is not None:
-            importlib.import_module(module)
+            require(module, extra="sim")
         made = gymnasium.make(id, render_mode="rgb_array", **(arguments or {}))
         registered = made.spec.max_episode_steps if made.spec is not None else None
         self.engine = made.unwrapped

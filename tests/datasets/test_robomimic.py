@@ -1,0 +1,113 @@
+"""Demonstrations through a file and back, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastloop.datasets.robomimic import Demonstration, DemonstrationError, read, write
+
+
+def demonstration(n: int, seed: int = 0, success: bool = True) -> Demonstration:
+    rng = np.random.default_rng(seed)
+    return Demonstration(
+        observations={
+            "observation.state": rng.normal(size=(n, 3)).astype(np.float32),
+            "observation.images.top": rng.integers(0, 255, (n, 3, 4, 4), dtype=np.uint8),
+        },
+        actions=rng.normal(size=(n, 2)).astype(np.float32),
+        rewards=rng.normal(size=n).astype(np.float32),
+        seed=seed,
+        success=success,
+    )
+
+
+@settings(max_examples=20)
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=12))
+def test_what_is_written_is_read(lengths: list[int], tmp_path_factory) -> None:
+    path = tmp_path_factory.mktemp("demos") / "demos.hdf5"
+    made = [demonstration(n, seed, seed % 2 == 0) for seed, n in enumerate(lengths)]
+    write(path, made, env_args={"env_name": "here"})
+    found = read(path)
+    assert [(d.seed, d.success, len(d)) for d in found] == [
+        (d.seed, d.success, len(d)) for d in made
+    ]
+    for ours, theirs in zip(made, found, strict=True):
+        assert set(ours.observations) == set(theirs.observations)
+        for key, value in ours.observations.items():
+            assert theirs.observations[key].dtype == value.dtype
+            np.testing.assert_array_equal(theirs.observations[key], value)
+        np.testing.assert_array_equal(theirs.actions, ours.actions)
+        np.testing.assert_array_equal(theirs.rewards, ours.rewards)
+
+
+def test_the_layout_is_robomimics(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.hdf5", [demonstration(4), demonstration(3)], env_args={"env_name": "x"}
+    )
+    with h5py.File(path) as file:
+        assert file["data"].attrs["total"] == 7
+        assert json.loads(file["data"].attrs["env_args"])["env_name"] == "x"
+        assert file["data/demo_1"].attrs["num_samples"] == 3
+        assert file["data/demo_0/dones"][:].tolist() == [0, 0, 0, 1]
+        assert file["data/demo_0/obs/observation.state"].shape == (4, 3)
+
+
+def test_a_file_by_robomimic_with_a_mask(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.hdf5"
+    with h5py.File(path, "w") as file:
+        for i in range(11):
+            group = file.create_group(f"data/demo_{i}")
+            group["actions"] = np.full((2, 7), float(i))
+            group["obs/robot0_eef_pos"] = np.zeros((2, 3))
+        file["mask/train"] = np.array([b"demo_2", b"demo_10"])
+    assert [d.actions[0, 0] for d in read(path)] == list(range(11))
+    assert [d.actions[0, 0] for d in read(path, mask="train")] == [2, 10]
+    with pytest.raises(DemonstrationError, match="train"):
+        read(path, mask="valid")
+    with pytest.raises(DemonstrationError, match="robot0_eef_pos"):
+        read(path, ["observation.state"])
+
+
+def test_objects_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "objects.hdf5"
+    with h5py.File(path, "w") as file:
+        file["data/demo_0/actions"] = np.array(["a", "b"], dtype=h5py.string_dtype())
+        file["data/demo_0/obs/x"] = np.zeros((2, 1))
+    with pytest.raises(DemonstrationError, match="objects"):
+        read(path)
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DemonstrationError, match="fastloop record"):
+        read(tmp_path / "nowhere.hdf5")
+    path = write(tmp_path / "cut.hdf5", [demonstration(50)], env_args={})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DemonstrationError, match=r"cut\.hdf5"):
+        read(path)
+    with h5py.File(tmp_path / "other.hdf5", "w") as file:
+        file["episodes"] = np.zeros(3)
+    with pytest.raises(DemonstrationError, match="episodes"):
+        read(tmp_path / "other.hdf5")
+    with pytest.raises(DemonstrationError, match="3 frames for 2 actions"):
+        Demonstration({"x": np.zeros((3, 1))}, np.zeros((2, 1), np.float32))
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "demos.hdf5", [demonstration(4)], env_args={})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"demos\.hdf5"):
+            write(path, (demonstration(300, seed) for seed in range(40)), env_args={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(read(path)[0]) == 4
+    assert [file.name for file in tmp_path.iterdir()] == ["demos.hdf5"]
