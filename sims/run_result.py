@@ -27,24 +27,25 @@ class Progress:
 
 @dataclass
 class Times:
-    """Where the wall time of one process went, in seconds.
+    """Where the time of one process went, in seconds; what is left of the total is waiting.
 
     Attributes:
-        total_s: from the first simulator's start to the last one's end.
-        policy_s: inside policy calls.
-        waiting_s: nothing to do but wait for simulators.
-        simulators_s: inside the simulators, summed over their processes.
+        total_s: wall time from the first simulator's start to the last one's end.
+        policy_s: wall time inside policy calls.
+        runner_s: the loop's own work (processor time, so that a busy machine does not count as
+            work) and its waiting for the disk.
+        simulators_s: wall time inside the simulators, summed over their processes.
     """
 
     total_s: float = 0.0
     policy_s: float = 0.0
-    waiting_s: float = 0.0
+    runner_s: float = 0.0
     simulators_s: float = 0.0
 
     @property
     def overhead(self) -> float:
         """Share of the time that the runner itself took, 0 to 1."""
-        return 1 - (self.policy_s + self.waiting_s) / self.total_s if self.total_s else 0.0
+        return self.runner_s / self.total_s if self.total_s else 0.0
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -192,6 +192,7 @@ class _Loop:
     successes: int = 0
     ticks: int = 0
     start: float = field(default_factory=time.perf_counter)
+    cpu_start: float = field(default_factory=time.thread_time)
 
     def __post_init__(self) -> None:
         ended = [self.log.records[key] for key in self.work.finished]
@@ -228,9 +229,8 @@ class _Loop:
         for task in sorted({item.task for item in self.work.missing}):
             worker = self.slots[0].worker
             try:
-                with self._waiting():
-                    worker.send(Open(self.sims[task]))
-                    spec: EnvSpec = worker.receive()
+                worker.send(Open(self.sims[task]))
+                spec: EnvSpec = worker.receive()
             except WorkerError as error:
                 raise SimStartError(f"the simulator of {task!r} does not start: {error}") from error
             check_specs(self.policy.spec, spec)
@@ -259,13 +259,13 @@ class _Loop:
         """Take in what the simulators have to say; end those that have been silent too long."""
         connections = [slot.worker.connection for slot in acting]
         patience = min(slot.worker.deadline for slot in acting) - time.monotonic()
-        with self._waiting():
-            talking = wait(connections, timeout=max(0.0, min(patience, POLL_S)))
+        talking = wait(connections, timeout=max(0.0, min(patience, POLL_S)))
         now = time.monotonic()
         for slot in acting:
-            if slot.worker.connection in talking or slot.worker.deadline <= now:
+            ready = slot.worker.connection in talking
+            if ready or slot.worker.deadline <= now:
                 try:
-                    ticks: list[Tick] = slot.worker.receive()
+                    ticks: list[Tick] = slot.worker.receive(ready=ready)
                 except WorkerError as error:
                     self._broken(slot, str(error))
                 else:
@@ -290,10 +290,11 @@ class _Loop:
         rows = self.config.plan_batch or len(due)
         for first in range(0, len(due), rows):
             slots = due[first : first + rows]
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.thread_time()
             plan = self.session.plan([slot.env for slot in slots])
             seconds = time.perf_counter() - start
             self.times.policy_s += seconds
+            self.times.runner_s -= time.thread_time() - cpu_start
             padded = max(len(slots), self.config.plan_batch)
             cold = padded not in self.warm
             self.warm.add(padded)
@@ -366,7 +367,9 @@ class _Loop:
 
     def _record(self, slot: _Slot, item: WorkItem, record: EpisodeRecord) -> None:
         """Write down how `item` ended in `slot` and begin the next one there."""
+        start = time.perf_counter()
         self.log.append(record)
+        self.times.runner_s += time.perf_counter() - start
         self.work.finish(item)
         self.successes += record.outcome == "success"
         self._report()
@@ -379,20 +382,14 @@ class _Loop:
             self.progress(Progress(done, total, self.successes, self.ticks, elapsed_s))
 
     def _close(self) -> None:
-        with self._waiting():
-            for slot in self.slots:
-                slot.worker.connection.close()
-            for slot in self.slots:
-                slot.worker.close(grace_s=0.0 if slot.ticks_due else 2.0)
+        for slot in self.slots:
+            slot.worker.connection.close()
+        for slot in self.slots:
+            slot.worker.close(grace_s=0.0 if slot.ticks_due else 2.0)
         for unfinished in (self.run_dir / "videos").glob("*.part.mp4"):
             unfinished.unlink()
         self.times.total_s = time.perf_counter() - self.start
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.times.waiting_s += time.perf_counter() - start
+        self.times.runner_s += time.thread_time() - self.cpu_start
 
 
 def _video(run_dir: Path, item: WorkItem) -> Path:

@@ -141,14 +141,17 @@ class Worker:
         except OSError as error:
             raise WorkerError(self._obituary()) from error
 
-    def receive(self) -> Any:
+    def receive(self, *, ready: bool = False) -> Any:
         """The next answer, waiting for it until the deadline.
+
+        Args:
+            ready: the connection is known to have something, so do not ask it again.
 
         Raises:
             WorkerError: when there is none: the simulator raised, died, or was silent too long.
         """
         try:
-            if not self.connection.poll(max(0.0, self.deadline - time.monotonic())):
+            if not ready and not self.connection.poll(max(0.0, self.deadline - time.monotonic())):
                 raise WorkerError(f"the simulator did not answer within {self._patience:g} s")
             answer = self.connection.recv()
         except (EOFError, OSError) as error:

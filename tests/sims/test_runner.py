@@ -80,6 +80,9 @@ def test_outcomes_steps_and_rewards_are_those_of_the_simulator(whole):
         assert (episode.max_reward > -0.1) == (episode.outcome == "success")
     assert result.coverage == 1.0
     assert not result.interrupted
+    times = result.times
+    assert times.simulators_s > 0
+    assert 0 < times.runner_s < times.total_s - times.policy_s
     assert result.arm("plain").episodes[0].key == ("toy", 0)
 
 
