@@ -106,6 +106,16 @@ class Windows:
         batch = {key: frames[seen] for key, frames in self.observations.items()}
         return batch | {"action": self.actions[done]}
 
+    def chunks(self, relative_to: str | None = None) -> torch.Tensor:
+        """The actions of all samples (N, T, A), as they are or relative to an observation's newest
+        value, to fit a normalizer to."""
+        ticks = torch.arange(len(self))
+        times = (ticks[:, None] + self.chunk).maximum(self.first[:, None])
+        actions = self.actions[times.minimum(self.last[:, None])]
+        if relative_to is not None:
+            actions = actions - self.observations[relative_to][:, None]
+        return actions
+
     def batch(self, step: int, batch_size: int, seed: int) -> dict[str, torch.Tensor]:
         """The batch of a training step, the same whenever it is asked for: resuming needs no state.
 

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from fastloop.accel.config import AccelConfig
 from fastloop.accel.samplers import SamplerConfig
+from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.training import TrainConfig
 
 __all__ = [
@@ -165,6 +166,9 @@ class NetworkConfig:
         arch: arguments of its constructor, without the widths that follow from the data.
         horizon, n_obs_steps, n_action_steps: T, O, and actions executed before planning again.
         inputs: observation keys that condition it, in this order.
+        state: encoder of low-dimensional observations; depth 0 lets the denoiser see them as they
+            are, as published.
+        relative_to: observation that the network's actions are relative to; null for none.
     """
 
     kind: str = "transformer"
@@ -173,6 +177,8 @@ class NetworkConfig:
     n_obs_steps: int = 2
     n_action_steps: int = 8
     inputs: list[str] = field(default_factory=lambda: ["observation.state"])
+    state: StateConfig = field(default_factory=lambda: StateConfig(depth=0))
+    relative_to: str | None = None
 
 
 @dataclass
@@ -184,6 +190,8 @@ class TrainVerbConfig:
         dataset: where the demonstrations are.
         sampler: how noise is added in training and taken away afterwards.
         vision: fields of `VisionConfig` for policies with cameras; ``vision={crop_shape:[64,64]}``.
+        pretrain: how a state encoder is trained by itself, before the denoiser; 0 steps for not at
+            all. It is frozen afterwards.
         check_every: steps between closed-loop checks, 0 for none; `check_episodes` each.
         save_every: steps between saved states, from which a killed run goes on.
         out: folder of the finished policy (half precision), beside the run folder by default.
@@ -194,6 +202,11 @@ class TrainVerbConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    pretrain: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=0, batch_size=1024, lr=1.5e-3, weight_decay=1e-2, warmup_steps=200
+        )
+    )
     vision: dict[str, Any] | None = None
     check_every: int = 0
     check_episodes: int = 20

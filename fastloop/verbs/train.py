@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from rich.console import Console
@@ -17,8 +17,10 @@ from fastloop.config import TrainVerbConfig
 from fastloop.datasets.windows import Windows
 from fastloop.policies.checkpoints import Checkpoint, native
 from fastloop.policies.checkpoints.checks import NETWORKS
+from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
+from fastloop.policies.diffusion.state import ChunkRegression, StateConfig, StateEncoder
 from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
 from fastloop.policies.load import make_policy
 from fastloop.policies.spec import EnvSpec, TensorSpec
@@ -26,7 +28,7 @@ from fastloop.policies.training import Trainer
 from fastloop.progress import bar
 from fastloop.run_folder import make_run_dir, write_result
 from fastloop.sims.config import SimConfig
-from fastloop.sims.interrupts import catch_interrupts
+from fastloop.sims.interrupts import Interrupts, catch_interrupts
 from fastloop.sims.runner import RunConfig
 from fastloop.sims.runner import run as run_closed_loop
 from fastloop.sims.stats import wilson
@@ -62,8 +64,91 @@ def run(config: TrainVerbConfig) -> int:
         model.to(config.device)
     except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
         raise ValueError(f"cannot train on device {config.device!r}: {error}") from error
+    folder = make_run_dir("train", config.run_dir)
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log, catch_interrupts() as stop:
+        stage = _Stage(config, folder, console, log, stop)
+        if config.pretrain.steps:
+            first = encoder_trainer(config, model, windows)
+            if not stage.run("encoder", first):
+                return stage.stopped()
+            model.obs_encoder.load_state_dict(first.ema.averaged.encoder.state_dict())
+            model.obs_encoder.requires_grad_(False)
+        trainer = denoiser_trainer(config, model, windows)
+        _checkpoint(config, env, trainer)  # refuses what could not be loaded, before long training
+
+        def check() -> dict[str, float] | None:
+            return _check(config, sim_config, _checkpoint(config, env, trainer), folder)
+
+        if not stage.run("trainer", trainer, check):
+            return stage.stopped()
+    out = Path(config.out) if config.out else folder / "policy"
+    native.save(out, _checkpoint(config, env, trainer), half=True)
+    metrics = {"loss": {"value": stage.loss, "unit": "1", "n": trainer.step}}
+    write_result(folder, "train", config, metrics, samples=len(windows))
+    console.print(
+        f"policy: {out}\nrun folder: {folder}", markup=False, highlight=False, soft_wrap=True
+    )
+    return 0
+
+
+@dataclass
+class _Stage:
+    """Runs trainers, each with its saved state, log lines and progress bar."""
+
+    config: TrainVerbConfig
+    folder: Path
+    console: Console
+    log: TextIO
+    stop: Interrupts
+    loss: float | None = None
+
+    def run(
+        self,
+        name: str,
+        trainer: Trainer,
+        check: Callable[[], dict[str, float] | None] = lambda: None,
+    ) -> bool:
+        """Train to the end, or until somebody asks to stop; whether it came to the end."""
+        state, total = self.folder / f"{name}.pt", trainer.config.steps
+        if state.exists():
+            trainer.resume(state)
+            self.console.print(f"{name} resumed at step {trainer.step}", markup=False)
+        losses: list[float] = []
+        with bar(f"training {name}", total, self.console) as advance:
+            while trainer.step < total and not self.stop.requested:
+                losses.append(trainer.advance())
+                if trainer.step % 100 == 0 or trainer.step == total:
+                    self.loss = sum(losses) / len(losses)
+                    losses = []
+                    self._write(stage=name, step=trainer.step, loss=self.loss)
+                    advance(trainer.step, f"loss {self.loss:.4f}")
+                if trainer.step % self.config.save_every == 0:
+                    trainer.save(state)
+                every = self.config.check_every
+                if name == "trainer" and every and trainer.step % every == 0:
+                    success = check()
+                    if success is None:  # its Ctrl-C is ours
+                        break
+                    self._write(step=trainer.step, **success)
+                    self.console.print(f"step {trainer.step}: {success}", markup=False)
+        trainer.save(state)
+        return trainer.step >= total
+
+    def stopped(self) -> int:
+        """Say how to go on; the exit code."""
+        told = f"stopped; add run_dir={self.folder} to go on"
+        self.console.print(told, markup=False, highlight=False, soft_wrap=True)
+        return 130
+
+    def _write(self, **line: Any) -> None:
+        self.log.write(json.dumps(line) + "\n")
+        self.log.flush()
+
+
+def denoiser_trainer(config: TrainVerbConfig, model: DiffusionModel, windows: Windows) -> Trainer:
+    """Trains the denoiser, and the observation encoder where it is not frozen."""
     schedule = build_schedule(config.sampler)
-    trainer = Trainer(
+    return Trainer(
         model,
         lambda batch, generator: model.loss(
             batch, schedule, config.sampler.prediction_type, generator=generator
@@ -72,48 +157,40 @@ def run(config: TrainVerbConfig) -> int:
         config.train,
         facts=_facts(config),
     )
-    _checkpoint(config, env, trainer)  # refuses what could not be loaded, before hours of training
-    folder = make_run_dir("train", config.run_dir)
-    state = folder / "trainer.pt"
-    if state.exists():
-        trainer.resume(state)
-        console.print(f"resumed at step {trainer.step}", markup=False)
-    loss = None
-    log = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-    with log, catch_interrupts() as stop, bar("training", config.train.steps, console) as advance:
-        while trainer.step < config.train.steps and not stop.requested:
-            loss = trainer.advance()
-            if trainer.step % 100 == 0 or trainer.step == config.train.steps:
-                log.write(json.dumps({"step": trainer.step, "loss": loss}) + "\n")
-                log.flush()
-                advance(trainer.step, f"loss {loss:.4f}")
-            if trainer.step % config.save_every == 0:
-                trainer.save(state)
-            if config.check_every and trainer.step % config.check_every == 0:
-                success = _check(config, sim_config, _checkpoint(config, env, trainer), folder)
-                if success is None:  # its Ctrl-C is ours
-                    break
-                log.write(json.dumps({"step": trainer.step} | success) + "\n")
-                log.flush()
-                console.print(f"step {trainer.step}: {success}", markup=False)
-    trainer.save(state)
-    if trainer.step < config.train.steps:
-        told = f"stopped at step {trainer.step}; add run_dir={folder} to go on"
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
-        return 130
-    out = Path(config.out) if config.out else folder / "policy"
-    native.save(out, _checkpoint(config, env, trainer), half=True)
-    metrics = {"loss": {"value": loss, "unit": "1", "n": trainer.step}}
-    write_result(folder, "train", config, metrics, samples=len(windows))
-    console.print(
-        f"policy: {out}\nrun folder: {folder}", markup=False, highlight=False, soft_wrap=True
+
+
+def encoder_trainer(config: TrainVerbConfig, model: DiffusionModel, windows: Windows) -> Trainer:
+    """Trains the state encoder by itself, to say the chunk.
+
+    Raises:
+        ValueError: when the policy has no state encoder.
+    """
+    if not isinstance(model.obs_encoder, StateEncoder):
+        raise ValueError(
+            "pretrain.steps trains a state encoder, and this policy has none: give its size with "
+            "network.state.depth=4, or set pretrain.steps=0"
+        )
+    torch.manual_seed(config.pretrain.seed)
+    regression = ChunkRegression(
+        model.obs_encoder, config.network.horizon, windows.actions.shape[1]
+    ).to(config.device)
+
+    def loss(batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+        actions = model.normalize_actions(batch[ACTION], batch)
+        return regression.loss(batch, actions, model.normalizer)
+
+    return Trainer(
+        regression,
+        loss,
+        lambda step: windows.batch(step, config.pretrain.batch_size, config.pretrain.seed),
+        config.pretrain,
+        facts=_facts(config),
     )
-    return 0
 
 
 def _facts(config: TrainVerbConfig) -> dict[str, Any]:
     """What decides the weights beside `config.train`."""
-    names = ("sim", "dataset", "network", "sampler", "vision")
+    names = ("sim", "dataset", "network", "sampler", "vision", "pretrain")
     return {name: value for name, value in asdict(config).items() if name in names}
 
 
@@ -128,6 +205,13 @@ def _windows(config: TrainVerbConfig, env: EnvSpec) -> Windows:
         raise ValueError(
             f"{env.name} shows no {', '.join(unknown)}; network.inputs can be "
             f"{', '.join(env.observations)}"
+        )
+    anchor = config.network.relative_to
+    if anchor and (anchor not in inputs or env.observations[anchor].shape != (env.action.dim,)):
+        fitting = [key for key in inputs if env.observations[key].shape == (env.action.dim,)]
+        raise ValueError(
+            f"actions of {env.action.dim} elements cannot be relative to {anchor}; "
+            f"network.relative_to can be null{''.join(', ' + key for key in fitting)}"
         )
     windows = Windows.of(
         build(config.dataset, "dataset"),
@@ -157,21 +241,34 @@ def _model(config: TrainVerbConfig, env: EnvSpec, windows: Windows) -> Diffusion
     for key in images:
         normalizer.set_image(key)
     low = {key: windows.observations[key] for key in network.inputs if key not in images}
-    normalizer.fit(low | {ACTION: windows.actions})
+    normalizer.fit(low | {ACTION: windows.chunks(network.relative_to)})
     torch.manual_seed(config.train.seed)
     try:
-        vision = VisionConfig(**(config.vision or {}))
-        encoder = ObservationEncoder(inputs, vision) if images else None
+        vision, state = _encoders(config, images)
+        encoder = build_encoder(inputs, network.n_obs_steps, vision=vision, state=state)
         denoiser = NETWORKS[network.kind](**_arch(config, env, _width(encoder, inputs)))
     except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
         raise ValueError(
             f"no {network.kind} can be built from network.arch={network.arch} and "
             f"vision={config.vision}: {error}"
         ) from error
-    return DiffusionModel(denoiser, normalizer, network.inputs, encoder)
+    return DiffusionModel(
+        denoiser, normalizer, network.inputs, encoder, relative_to=network.relative_to
+    )
 
 
-def _width(encoder: ObservationEncoder | None, inputs: Mapping[str, TensorSpec]) -> int:
+def _encoders(
+    config: TrainVerbConfig, images: Collection[str]
+) -> tuple[VisionConfig | None, StateConfig | None]:
+    """The configured observation encoder; cameras need one."""
+    vision = VisionConfig(**(config.vision or {})) if images else None
+    state = config.network.state if config.network.state.depth else None
+    return vision, state
+
+
+def _width(
+    encoder: ObservationEncoder | StateEncoder | None, inputs: Mapping[str, TensorSpec]
+) -> int:
     """Width of an observation token."""
     return encoder.width if encoder else sum(math.prod(spec.shape) for spec in inputs.values())
 
@@ -198,6 +295,8 @@ def _checkpoint(config: TrainVerbConfig, env: EnvSpec, trainer: Trainer) -> Chec
     averaged, network = trainer.ema.averaged, config.network
     encoder = averaged.obs_encoder
     inputs = {key: env.observations[key] for key in network.inputs}
+    images = [key for key, spec in inputs.items() if spec.dtype == "uint8"]
+    vision, state = _encoders(config, images)
     return Checkpoint(
         kind="fastloop",
         network=network.kind,
@@ -209,7 +308,9 @@ def _checkpoint(config: TrainVerbConfig, env: EnvSpec, trainer: Trainer) -> Chec
         n_obs_steps=network.n_obs_steps,
         horizon=network.horizon,
         n_action_steps=network.n_action_steps,
-        vision=VisionConfig(**(config.vision or {})) if encoder else None,
+        vision=vision,
+        state=state,
+        relative_to=network.relative_to,
         action=env.action,
         control_hz=env.control_hz,
         ema=True,

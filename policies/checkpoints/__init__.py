@@ -96,6 +96,8 @@ def describe(path: str | Path, *, keys: bool = False) -> dict[str, Any]:
         "n_action_steps": checkpoint.n_action_steps,
         "sampler": dataclasses.asdict(checkpoint.sampler),
         "vision": dataclasses.asdict(checkpoint.vision) if checkpoint.vision else None,
+        "state": dataclasses.asdict(checkpoint.state) if checkpoint.state else None,
+        "relative_to": checkpoint.relative_to,
         "normalizer": fields,
         "ema": checkpoint.ema,
         "training": dict(checkpoint.training),

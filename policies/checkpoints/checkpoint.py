@@ -12,6 +12,7 @@ import torch
 
 from fastloop.accel.samplers import SamplerConfig
 from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.spec import ActionSpec, PolicySpec, TensorSpec
 
@@ -36,6 +37,9 @@ class Checkpoint:
         action_dim: A.
         n_obs_steps, horizon, n_action_steps: as in `PolicySpec`.
         vision: how images become features, None for low-dimensional policies.
+        state: how low-dimensional observations become features, None where they are only
+            normalized.
+        relative_to: observation whose newest value the actions are relative to inside the network.
         action: what the actions mean; published files do not say.
         control_hz: actions a second; published files do not say.
         ema: whether these are averaged weights.
@@ -55,6 +59,8 @@ class Checkpoint:
     horizon: int
     n_action_steps: int
     vision: VisionConfig | None = None
+    state: StateConfig | None = None
+    relative_to: str | None = None
     action: ActionSpec | None = None
     control_hz: float | None = None
     ema: bool = False

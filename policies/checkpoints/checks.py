@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,15 +15,14 @@ from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.transformer import TransformerForDiffusion
 from fastloop.policies.diffusion.unet import ConditionalUnet1D
-from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
 from fastloop.policies.spec import TensorSpec
 
 __all__ = [
     "NETWORKS",
     "arch_of_weights",
+    "check_encoder",
     "check_network",
     "check_normalizer",
-    "check_vision",
     "normalizer_widths",
     "sampler_config",
     "to_float32",
@@ -74,24 +73,23 @@ def check_network(
         raise CheckpointError(_told(f"{source}: the configuration and the weights differ", faults))
 
 
-def check_vision(
-    vision: VisionConfig | None,
-    inputs: Mapping[str, TensorSpec],
-    state_dict: Mapping[str, torch.Tensor],
-    source: str,
+def check_encoder(
+    build: Callable[[], nn.Module | None], state_dict: Mapping[str, torch.Tensor], source: str
 ) -> None:
     """Compare the observation encoder that a configuration describes with its weights.
 
     Raises:
-        CheckpointError: naming every key that differs, both sides.
+        CheckpointError: when it cannot be built, or naming every key that differs, both sides.
     """
     try:
         with torch.device("meta"):
-            encoder = ObservationEncoder(inputs, vision) if vision else nn.Module()
+            encoder = build() or nn.Module()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source}: no image encoder of {vision}: {error}") from error
+        raise CheckpointError(f"{source}: no observation encoder: {error}") from error
     if faults := _differences("obs_encoder.", encoder, state_dict):
-        raise CheckpointError(_told(f"{source}: the image encoder and its weights differ", faults))
+        raise CheckpointError(
+            _told(f"{source}: the observation encoder and its weights differ", faults)
+        )
 
 
 def _differences(

@@ -16,15 +16,16 @@ from fastloop.policies.checkpoints.archive import open_archive
 from fastloop.policies.checkpoints.cameras import from_robomimic
 from fastloop.policies.checkpoints.checkpoint import Checkpoint, file_digest
 from fastloop.policies.checkpoints.checks import (
+    check_encoder,
     check_network,
     check_normalizer,
-    check_vision,
     sampler_config,
     to_float32,
 )
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.expressions import Config, plain
 from fastloop.policies.checkpoints.unpickle import StoredTensor, small_int
+from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.spec import TensorSpec
 
@@ -99,7 +100,11 @@ def load(path: str | Path) -> Checkpoint:
     )
     arch = _arch(config, network, sees, action_dim, features, steps)
     check_network(network, arch, state_dict, str(path))
-    check_vision(vision, inputs, state_dict, str(path))
+    check_encoder(
+        lambda: build_encoder(inputs, steps["n_obs_steps"], vision=vision),
+        state_dict,
+        str(path),
+    )
     check_normalizer(inputs, action_dim, state_dict, str(path))
     training = {
         name: value

@@ -17,14 +17,15 @@ import torch
 from fastloop.policies.checkpoints.cameras import from_lerobot
 from fastloop.policies.checkpoints.checkpoint import Checkpoint, file_digest
 from fastloop.policies.checkpoints.checks import (
+    check_encoder,
     check_network,
     check_normalizer,
-    check_vision,
     sampler_config,
     to_float32,
 )
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.files import read_json, read_safetensors
+from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.spec import TensorSpec
 
@@ -86,7 +87,9 @@ def load(folder: str | Path) -> Checkpoint:
         "cond_predict_scale": _asked(config, "use_film_scale_modulation", folder),
     }
     check_network("unet", arch, state_dict, str(folder))
-    check_vision(vision, inputs, state_dict, str(folder))
+    check_encoder(
+        lambda: build_encoder(inputs, n_obs_steps, vision=vision), state_dict, str(folder)
+    )
     check_normalizer(inputs, action_dim, state_dict, str(folder))
 
     trained = _asked(config, "num_train_timesteps", folder)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastloop.policies.checkpoints.checkpoint import Checkpoint
 from fastloop.policies.checkpoints.checks import NETWORKS, normalizer_widths
+from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.model import DiffusionModel
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
-from fastloop.policies.diffusion.vision import ObservationEncoder
 
 __all__ = ["build_model"]
 
@@ -17,7 +17,13 @@ def build_model(checkpoint: Checkpoint) -> DiffusionModel:
         NETWORKS[checkpoint.network](**checkpoint.arch),
         LinearNormalizer(normalizer_widths(checkpoint.inputs, checkpoint.action_dim)),
         tuple(checkpoint.inputs),
-        ObservationEncoder(checkpoint.inputs, checkpoint.vision) if checkpoint.vision else None,
+        build_encoder(
+            checkpoint.inputs,
+            checkpoint.n_obs_steps,
+            vision=checkpoint.vision,
+            state=checkpoint.state,
+        ),
+        relative_to=checkpoint.relative_to,
     )
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()

@@ -20,14 +20,16 @@ from safetensors.torch import save_file
 from fastloop.policies.checkpoints.checkpoint import Checkpoint, file_digest
 from fastloop.policies.checkpoints.checks import (
     NETWORKS,
+    check_encoder,
     check_network,
     check_normalizer,
-    check_vision,
     sampler_config,
     to_float32,
 )
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.files import read_json, read_safetensors
+from fastloop.policies.diffusion.encoders import build_encoder
+from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.spec import ActionSpec, TensorSpec
 
@@ -35,7 +37,10 @@ __all__ = ["FORMAT", "VERSION", "load", "save"]
 
 FORMAT = "fastloop.policy"
 VERSION = 1
-FIELDS = ("network", "arch", "spec", "sampler", "vision", "ema", "training", "weights")
+FIELDS = (
+    "network", "arch", "spec", "sampler", "vision", "state", "relative_to", "ema", "training",
+    "weights",
+)  # fmt: skip
 
 
 def save(folder: str | Path, checkpoint: Checkpoint, *, half: bool = False) -> Path:
@@ -106,9 +111,19 @@ def load(folder: str | Path) -> Checkpoint:
             f"{folder}: config.json belongs to weights {config['weights'].get('sha256')}, "
             f"model.safetensors is {digest}: damaged, or the two files are of different saves"
         )
-    spec = _spec_from_json(config["spec"]) | {"vision": _vision_from_json(config["vision"])}
+    spec = _spec_from_json(config["spec"]) | {
+        "vision": _vision_from_json(config["vision"]),
+        "state": StateConfig(**config["state"]) if config["state"] else None,
+        "relative_to": config["relative_to"],
+    }
     check_network(config["network"], config["arch"], state_dict, str(folder))
-    check_vision(spec["vision"], spec["inputs"], state_dict, str(folder))
+    check_encoder(
+        lambda: build_encoder(
+            spec["inputs"], spec["n_obs_steps"], vision=spec["vision"], state=spec["state"]
+        ),
+        state_dict,
+        str(folder),
+    )
     check_normalizer(spec["inputs"], spec["action_dim"], state_dict, str(folder))
     return Checkpoint(
         kind="fastloop",
@@ -160,6 +175,8 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "sampler": dataclasses.asdict(checkpoint.sampler),
         "vision": dataclasses.asdict(checkpoint.vision) if checkpoint.vision else None,
+        "state": dataclasses.asdict(checkpoint.state) if checkpoint.state else None,
+        "relative_to": checkpoint.relative_to,
         "ema": checkpoint.ema,
         "training": dict(checkpoint.training),
     }

@@ -26,6 +26,8 @@ class DiffusionModel(nn.Module):
         keys: observation keys in the order in which they make up the condition.
         obs_encoder: turns raw observations into features (B, O, F); None concatenates the
             normalized low-dimensional observations.
+        relative_to: observation of the actions' length; inside the network an action is what is to
+            be added to its newest value. None keeps actions as they are.
     """
 
     def __init__(
@@ -34,12 +36,15 @@ class DiffusionModel(nn.Module):
         normalizer: LinearNormalizer,
         keys: Sequence[str],
         obs_encoder: nn.Module | None = None,
+        *,
+        relative_to: str | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.normalizer = normalizer
         self.keys = tuple(keys)
         self.obs_encoder = obs_encoder
+        self.relative_to = relative_to
 
     def condition(self, observations: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Observation tokens (B, O, D) of raw observations (B, O, ...)."""
@@ -48,6 +53,23 @@ class DiffusionModel(nn.Module):
             return features
         normalized = [self.normalizer.normalize(key, observations[key]) for key in self.keys]
         return torch.cat([value.flatten(2) for value in normalized], dim=-1)
+
+    def normalize_actions(
+        self, actions: torch.Tensor, observations: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Actions (B, T, A) of the world as the network sees them."""
+        if self.relative_to is not None:
+            actions = actions - observations[self.relative_to][:, -1:]
+        return self.normalizer.normalize(ACTION, actions)
+
+    def unnormalize_actions(
+        self, sample: torch.Tensor, observations: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The network's actions (B, T, A) in the world."""
+        actions = self.normalizer.unnormalize(ACTION, sample)
+        if self.relative_to is not None:
+            actions = actions + observations[self.relative_to][:, -1:]
+        return actions
 
     def denoise(
         self, sample: torch.Tensor, timestep: torch.Tensor, cond: torch.Tensor
@@ -76,7 +98,7 @@ class DiffusionModel(nn.Module):
         Returns:
             scalar.
         """
-        actions = self.normalizer.normalize(ACTION, batch[ACTION])
+        actions = self.normalize_actions(batch[ACTION], batch)
         cond = self.condition(batch)
         noise = torch.randn(actions.shape, generator=generator).to(actions)
         steps = schedule.draw(len(actions), generator).to(actions.device)

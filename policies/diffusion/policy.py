@@ -10,7 +10,7 @@ import torch
 from fastloop.accel.denoise import DenoiseLoop, PlainLoop
 from fastloop.accel.samplers import Sampler
 from fastloop.policies.base import Budget, Plan
-from fastloop.policies.diffusion.model import ACTION, DiffusionModel
+from fastloop.policies.diffusion.model import DiffusionModel
 from fastloop.policies.diffusion.stack import TransformerStack
 from fastloop.policies.diffusion.transformer import TransformerForDiffusion
 from fastloop.policies.history import History
@@ -42,10 +42,11 @@ class DiffusionPolicy:
     def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
         """Denoise one chunk per environment; the budget is not used."""
         with torch.inference_mode():
-            cond = self.condition(history)
+            observations = self.observations(history)
+            cond = self.model.condition(observations)
             noise = self.noise(rng).to(cond)
             sample, report = self.loop(noise, cond)
-            actions = self.model.normalizer.unnormalize(ACTION, sample).float().cpu()
+            actions = self.model.unnormalize_actions(sample, observations).float().cpu()
         past = self.spec.n_obs_steps - 1
         return Plan(
             actions=actions[:, past:],
@@ -56,13 +57,17 @@ class DiffusionPolicy:
         )
 
     def condition(self, history: History) -> torch.Tensor:
-        """Observation tokens (B, O, D) of a history, on the weights' device and in their dtype."""
+        """Observation tokens (B, O, D) of a history."""
+        return self.model.condition(self.observations(history))
+
+    def observations(self, history: History) -> dict[str, torch.Tensor]:
+        """What the policy reads of a history, on the weights' device and in their dtype."""
         weight = next(self.model.model.parameters())
         observations = {}
         for key in self.spec.inputs:
             value = history[key].to(weight.device)
             observations[key] = value.to(weight.dtype) if value.is_floating_point() else value
-        return self.model.condition(observations)
+        return observations
 
     def noise(self, rng: Rng) -> torch.Tensor:
         """All noise of one chain, (num_noises, B, T, A), drawn per environment before the loop."""
