@@ -216,7 +216,7 @@ class _Loop:
                     self._plan(busy)
                 else:
                     break
-            return interrupts.requested
+            return interrupts.requested and bool(self.work.missing)
 
     def _worker(self) -> Worker:
         return Worker(
@@ -310,20 +310,21 @@ class _Loop:
         """Send the actions until the next plan: first those of the ticks that planning took."""
         assert slot.item
         session, env = self.session, slot.env
-        late, number = 0, len(slot.reports) - 1
+        latency_s, number = 0.0, len(slot.reports) - 1
         if number:
             latency_s = self.clock.latency_s(seconds, episode=slot.item.episode, plan=number)
-            late = late_ticks(latency_s, self.policy.spec.control_hz)
+        late = late_ticks(latency_s, self.policy.spec.control_hz)
         queue = [session.act(env) for _ in range(late)]
         session.install(env, actions, late=late)
         while not session.due(env):
             queue.append(session.act(env))
         captions: tuple[str, ...] = ()
         if slot.filmed:
-            sources = ["waits for a plan"] * late
-            sources += [f"action {i + 1} of the plan" for i in range(late, len(queue))]
+            latency_ms = 1000 * (latency_s or seconds)
+            sources = ["waiting"] * late
+            sources += [f"its action {i + 1}" for i in range(late, len(queue))]
             captions = tuple(
-                self._caption(slot.steps + 1 + i, f"plan {1000 * seconds:.0f} ms, {source}")
+                self._caption(slot.steps + 1 + i, f"plan in {latency_ms:.0f} ms, {source}")
                 for i, source in enumerate(sources)
             )
         slot.ticks_due = len(queue)

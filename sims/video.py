@@ -64,7 +64,7 @@ class Recorder:
         self._last: NDArray[np.uint8] | None = None
 
     def frame(self, image: NDArray[np.uint8], caption: str, outcome: Outcome | None = None) -> None:
-        """Add the scene (H, W, 3), captioned; an outcome colors the caption."""
+        """Add the scene (H, W, 3), captioned, and the outcome once there is one."""
         picture = compose(image, caption, outcome)
         if self._encoder is None:
             self._encoder = self._start(picture.shape[1], picture.shape[0])
@@ -108,7 +108,7 @@ def compose(
     Args:
         image: (H, W, 3).
         caption: one or more lines.
-        outcome: colors the caption once the episode has ended.
+        outcome: added to the first line, and colors the caption, once the episode has ended.
 
     Returns:
         (H', W', 3) with even sides; small scenes are enlarged by a whole number.
@@ -118,6 +118,8 @@ def compose(
     scene = image.repeat(factor, 0).repeat(factor, 1)
     scene = np.pad(scene, ((0, scene.shape[0] % 2), (0, scene.shape[1] % 2), (0, 0)), "edge")
     lines = caption.splitlines()
+    if outcome:
+        lines[0] += f"  {outcome}"
     band = np.full((LINE * len(lines) + 4, scene.shape[1], 3), 24, np.uint8)
     color = COLORS.get(outcome or "", (235, 235, 235))
     for row, line in enumerate(lines, start=1):

@@ -268,8 +268,7 @@ class _Stage:
         if terminated or truncated:
             outcome = "success" if info["is_success"] else "failure" if terminated else "timeout"
         if self.recorder:
-            ending = f" {outcome}" if outcome else ""
-            self.recorder.frame(self.sim.render(), caption + ending, outcome)
+            self.recorder.frame(self.sim.render(), caption, outcome)
             if outcome:
                 self.recorder.close(keep=self.filming.keeps(outcome))
                 self.recorder = None
