@@ -62,7 +62,9 @@ def test_an_array_that_cannot_be_written_is_taken_without_a_warning(recwarn):
 def test_what_is_derived_from_a_frame_leaves_with_it():
     made = episode(1)
     first = History.stack([made], 2).frames[0]
-    assert first[0] is first[1], "the repeated frame is one frame, so its embedding is computed once"
+    assert first[0] is first[1], (
+        "the repeated frame is one frame, so its embedding is computed once"
+    )
     first[1].memo["embedding"] = "of frame 0"
     made.observe({"state": np.zeros(2, np.float32)})
     assert [frame.memo for frame in History.stack([made], 2).frames[0]] == [
@@ -85,5 +87,5 @@ def test_an_episode_without_an_observation_is_refused():
 
 
 def test_a_missing_observation_lists_what_there_is():
-    with pytest.raises(KeyError, match="no observation 'image' .* holds state"):
+    with pytest.raises(KeyError, match=r"no observation 'image' .* holds state"):
         History.stack([episode(1)], 1)["image"]
