@@ -95,14 +95,14 @@ class EvalConfig:
     accel: AccelConfig = field(default_factory=AccelConfig)
     sim: dict[str, Any] = field(default_factory=dict)
     clock: ClockConfig = field(default_factory=ClockConfig)
-    episodes: int = 50
+    episodes: int = 100
     first_seed: int = 0
     seed: int = 0
     num_envs: int = 8
     plan_batch: int = 8
     chunking: str = "receding"
     margin: float = 0.05
-    timed_plans: int = 20
+    timed_plans: int = 30
     calibration_observations: int = 8
     video: str = "first-k"
     video_count: int = 3

@@ -43,23 +43,30 @@ def _held(last: torch.Tensor | None) -> torch.Tensor:
 class _Receding:
     n_action_steps: int
     queue: list[torch.Tensor] = field(default_factory=list)
+    tail: list[torch.Tensor] = field(default_factory=list)
     last: torch.Tensor | None = None
 
     def install(self, actions: torch.Tensor, *, late: int = 0) -> None:
-        self.queue = list(actions[late : max(self.n_action_steps, late + 1)])
+        end = max(self.n_action_steps, late + 1)
+        self.queue, self.tail = list(actions[late:end]), list(actions[end:])
 
     def due(self) -> bool:
         return not self.queue
 
     def next(self) -> torch.Tensor:
-        if self.queue:
-            self.last = self.queue.pop(0)
+        # While the next plan is late, the rest of this one is better than standing still.
+        ahead = self.queue or self.tail
+        if ahead:
+            self.last = ahead.pop(0)
         return _held(self.last)
 
 
 @dataclass(frozen=True)
 class RecedingHorizon:
-    """Execute the first `n_action_steps` of each plan, then plan again (Chi et al. 2023)."""
+    """Execute the first `n_action_steps` of each plan, then plan again (Chi et al. 2023).
+
+    While the next plan is late, the actions beyond are executed, then the last one is held.
+    """
 
     n_action_steps: int
 

@@ -41,10 +41,10 @@ def test_the_ticks_that_planning_took_are_skipped(late, expected):
     assert chunk.due()
 
 
-def test_an_exhausted_chunk_holds_its_last_action():
+def test_an_exhausted_chunk_runs_on_to_its_end_and_holds_its_last_action():
     chunk = RecedingHorizon(2).start()
-    chunk.install(plan(0))
-    assert taken(chunk, 5) == [0, 1, 1, 1, 1]
+    chunk.install(plan(0, length=4))
+    assert taken(chunk, 6) == [0, 1, 2, 3, 3, 3]
 
 
 def test_a_plan_that_comes_after_its_end_changes_nothing():

@@ -159,7 +159,7 @@ def test_held_and_late_actions_reach_the_simulator(homing, tmp_path, monkeypatch
     go(Spied(), tmp_path, ITEMS[:1], toy(max_steps=12), config=config, clock=Replay([0.2]))
     first, second = (plan.actions[0].numpy() for plan in plans[:2])
     np.testing.assert_array_equal(sent[0], first[:4])
-    np.testing.assert_array_equal(sent[1], [first[3], first[3], second[2], second[3]])
+    np.testing.assert_array_equal(sent[1], [first[4], first[5], second[2], second[3]])
 
 
 def test_a_plan_later_than_its_own_length_is_survived(homing, tmp_path):

@@ -1,0 +1,86 @@
+"""What an evaluation compares: a policy as published, and accelerated, ready to run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from fastloop.accel.apply import AcceleratedLoop, accelerate
+from fastloop.config import EvalConfig
+from fastloop.policies.diffusion.policy import DiffusionPolicy
+from fastloop.policies.history import History
+from fastloop.policies.prepare import prepare
+from fastloop.policies.rng import Rng
+from fastloop.setup import Setup, calibration_data
+from fastloop.sims.summary import PlanMask
+
+__all__ = ["loop_threads", "make_arms", "plan_mask", "time_plans"]
+
+
+def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, DiffusionPolicy]:
+    """The policy as published and, when one is configured, accelerated, by name.
+
+    A cache plan that is made here is kept in `folder`, so that a run which is continued uses the
+    same one.
+    """
+    arms, accel = {"plain": setup.policy}, config.accel
+    if accel.kind == "none":
+        return arms
+    kept = folder / "plan.json"
+    data: tuple[torch.Tensor, torch.Tensor] | None = None
+    if accel.plan is None and kept.exists():
+        accel = dataclasses.replace(accel, plan=str(kept))
+    elif accel.plan is None:
+        first = config.first_seed + config.episodes + 1_000  # none that is evaluated
+        data = calibration_data(setup, config.calibration_observations, first, config.seed)
+    fast = accelerate(setup.policy, accel, observations=data)
+    if isinstance(fast.loop, AcceleratedLoop):  # FASTLOOP_ACCEL=off leaves it plain
+        fast.loop.fast.plan.save(kept)
+        arms[accel.kind] = fast
+    return arms
+
+
+def plan_mask(policy: DiffusionPolicy) -> PlanMask | None:
+    """What a block cache computes, for the report; None for a policy that has none."""
+    if not isinstance(policy.loop, AcceleratedLoop):
+        return None
+    plan = policy.loop.fast.plan
+    return PlanMask([branch.name for branch in plan.branches], plan.mask().tolist())
+
+
+def time_plans(
+    arms: dict[str, DiffusionPolicy], history: History, repeats: int
+) -> dict[str, list[float]]:
+    """Wall time of whole plan() calls for one environment, the arms taking turns.
+
+    Returns:
+        arm to `repeats` + 1 milliseconds, the first one cold.
+    """
+    timed: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(repeats + 1):
+        rng = Rng.for_envs(0, [turn], history.ticks.tolist())
+        for name, policy in arms.items():
+            started = perf_counter()
+            policy.plan(history, rng=rng)
+            timed[name].append(1e3 * (perf_counter() - started))
+    return timed
+
+
+def loop_threads(config: EvalConfig, policy: DiffusionPolicy, folder: Path) -> int:
+    """Set torch's threads for the closed loop, whose calls serve `plan_batch` environments.
+
+    Another thread count can change last digits, and with them episodes: a run that is continued
+    keeps the first one's, in `folder`.
+    """
+    kept = folder / "threads.json"
+    if kept.exists():
+        threads = int(json.loads(kept.read_text())["closed_loop"])
+        torch.set_num_threads(threads)
+        return threads
+    found = prepare(policy, threads=config.policy.threads, batch=max(config.plan_batch, 1))
+    kept.write_text(json.dumps({"closed_loop": found.threads}))
+    return found.threads
