@@ -32,6 +32,8 @@ class Session:
         plan_batch: rows of every policy call, filled up by repetition. A fixed number makes the
             result of an environment independent of how many run beside it, because matrix products
             round differently for different row counts; 0 plans with exactly the rows that are due.
+            Let it be a multiple of 8, or of 16 for a network with layers of odd width: functions
+            like Mish round the last elements differently where they do not fill a vector register.
     """
 
     def __init__(
