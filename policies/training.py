@@ -160,7 +160,8 @@ class Trainer:
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
         except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it to start again") from error
+            what = type(error).__name__  # its text advises to run what the file says
+            raise ValueError(f"{path} is damaged ({what}); remove it to start again") from error
         ours = asdict(self.config) | self.facts
         changed = {
             k: (state["config"].get(k), ours[k]) for k in ours if state["config"].get(k) != ours[k]

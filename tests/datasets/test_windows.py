@@ -1,0 +1,123 @@
+"""Training windows against windows cut by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastloop.datasets.windows import Windows
+
+LENGTHS = st.lists(st.integers(1, 7), min_size=1, max_size=5)
+
+
+def demonstrations(lengths, dtype=np.float32):
+    """Frames and actions that say their episode and tick: 100 e + t, and minus that."""
+    made = []
+    for episode, length in enumerate(lengths):
+        value = (100 * episode + np.arange(length))[:, None].astype(dtype)
+        made.append(SimpleNamespace(observations={"state": value}, actions=-value))
+    return made
+
+
+def cut(lengths, n_obs_steps=2, horizon=4):
+    return Windows.of(demonstrations(lengths), ["state"], n_obs_steps=n_obs_steps, horizon=horizon)
+
+
+@pytest.mark.parametrize(
+    ("tick", "seen", "done"),
+    [
+        (0, [0, 0, 0], [0, 0, 0, 1, 2]),
+        (1, [0, 0, 1], [0, 0, 1, 2, 3]),
+        (2, [0, 1, 2], [0, 1, 2, 3, 3]),
+        (3, [1, 2, 3], [1, 2, 3, 3, 3]),
+        (4, [100, 100, 100], [100, 100, 100, 101, 101]),
+        (5, [100, 100, 101], [100, 100, 101, 101, 101]),
+    ],
+)
+def test_ends_are_padded_with_what_is_nearest(tick, seen, done):
+    sample = cut([4, 2], n_obs_steps=3, horizon=5).gather(torch.tensor([tick]))
+    assert sample["state"][0, :, 0].tolist() == seen
+    assert (-sample["action"][0, :, 0]).tolist() == done
+
+
+@given(lengths=LENGTHS, n_obs_steps=st.integers(1, 4), horizon=st.integers(1, 9))
+def test_every_window_is_the_one_cut_by_hand(lengths, n_obs_steps, horizon):
+    windows = cut(lengths, n_obs_steps, horizon)
+    samples = windows.gather(torch.arange(len(windows)))
+    tick = 0
+    for episode, length in enumerate(lengths):
+        for t in range(length):
+            past = [max(t - i, 0) for i in reversed(range(n_obs_steps))]
+            chunk = [min(max(t - n_obs_steps + 1 + i, 0), length - 1) for i in range(horizon)]
+            assert samples["state"][tick, :, 0].tolist() == [100 * episode + i for i in past]
+            assert samples["action"][tick, :, 0].tolist() == [-100 * episode - i for i in chunk]
+            assert samples["action"][tick, n_obs_steps - 1 :, 0].tolist()[0:1] in (
+                [], [-100 * episode - t],
+            )  # fmt: skip
+            tick += 1
+    assert tick == len(windows)
+
+
+@given(lengths=LENGTHS, batch_size=st.integers(1, 12), seed=st.integers(0, 3))
+def test_every_tick_once_an_epoch(lengths, batch_size, seed):
+    windows = cut(lengths)
+    total, epochs = len(windows), 3
+    steps = -(-epochs * total // batch_size)
+    batches = [windows.batch(step, batch_size, seed)["state"][:, -1, 0] for step in range(steps)]
+    assert all(len(batch) == batch_size for batch in batches)
+    visited = torch.cat(batches).tolist()
+    every = sorted(windows.observations["state"][:, 0].tolist())
+    for epoch in range(epochs):
+        assert sorted(visited[epoch * total : (epoch + 1) * total]) == every
+
+
+def test_the_order_is_drawn_from_seed_and_epoch():
+    windows = cut([50])
+
+    def order(step, seed):
+        return windows.batch(step, 50, seed)["state"][:, -1, 0].tolist()
+
+    assert order(0, 1) == order(0, 1)
+    assert len({tuple(order(step, seed)) for step in range(3) for seed in range(3)}) == 9
+
+
+def test_networks_get_single_precision_and_images_stay_bytes():
+    frames = np.zeros((4, 3, 8, 8), np.uint8)
+    frames.flags.writeable = False
+    windows = Windows(
+        {"state": np.zeros((4, 2)), "image": frames}, np.zeros((4, 2), np.int64), [4],
+        n_obs_steps=2, horizon=3,
+    )  # fmt: skip
+    batch = windows.batch(0, 2, 0)
+    assert batch["state"].dtype == batch["action"].dtype == torch.float32
+    assert batch["image"].dtype == torch.uint8
+    assert batch["image"].shape == (2, 2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("relative", [None, "state"])
+def test_chunks_are_the_actions_of_all_samples(relative):
+    windows = cut([4, 2, 5])
+    samples = windows.gather(torch.arange(11))
+    expected = samples["action"] - (samples["state"][:, -1:] if relative else 0)
+    assert torch.equal(windows.chunks(relative), expected)
+
+
+@pytest.mark.parametrize("ends", [[], [3], [5, 4], [0, 4], [-1, 4], [2, 2, 4], [4, 2]])
+def test_ends_that_are_none_are_refused(ends):
+    with pytest.raises(ValueError, match="must rise from above 0 to the number of actions 4"):
+        Windows({}, np.zeros((4, 1)), ends, n_obs_steps=1, horizon=2)
+
+
+def test_frames_and_actions_must_match():
+    with pytest.raises(ValueError, match="state has 3 frames for 4 actions"):
+        Windows({"state": np.zeros((3, 1))}, np.zeros((4, 1)), [4], n_obs_steps=1, horizon=2)
+
+
+def test_a_missing_observation_lists_what_there_is():
+    with pytest.raises(ValueError, match=r"lacks the observations \['image'\]; it has \['state'\]"):
+        Windows.of(demonstrations([3]), ["state", "image"], n_obs_steps=1, horizon=2)
+    with pytest.raises(ValueError, match="no demonstration"):
+        Windows.of([], ["state"], n_obs_steps=1, horizon=2)
