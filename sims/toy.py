@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
 from fastloop.sims.base import Observation, Sim
 
-__all__ = ["PointMass"]
+__all__ = ["PointMass", "PointMassExpert"]
 
 Fault = Literal["raise", "segfault", "exit", "hang"]
 DT = 0.1
@@ -102,6 +102,22 @@ class PointMass(Sim):
             x, y = np.clip((place / WALL + 1) / 2 * (self.render_size - 1), 2, self.render_size - 3)
             image[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3] = color
         return image
+
+
+class PointMassExpert:
+    """A damped spring between the point and its goal."""
+
+    def reset(self, sim: PointMass) -> None:
+        """There is nothing to forget."""
+
+    def act(self, sim: PointMass) -> NDArray[np.float64]:
+        """The acceleration (2,) of this tick."""
+        pull = 1.5 * (sim.goal - sim.body[:2]) - 1.5 * sim.body[2:]
+        return np.clip(pull, -1, 1)
+
+    def nudge(self, sim: PointMass, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Any acceleration (2,)."""
+        return rng.uniform(-1, 1, 2)
 
 
 def _break(fault: Fault) -> None:
