@@ -1,1 +1,0 @@
-../../../fastloop/config.py

@@ -1,1 +1,0 @@
-../../../fastloop/progress.py

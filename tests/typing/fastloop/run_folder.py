@@ -1,1 +1,0 @@
-../../../fastloop/run_folder.py

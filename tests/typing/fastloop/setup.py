@@ -1,1 +1,0 @@
-../../../fastloop/setup.py
