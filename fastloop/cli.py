@@ -11,7 +11,12 @@ from importlib.metadata import version
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from rich.console import Console
 
 from fastloop import config as schemas
@@ -46,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     verb, overrides = argv[0], argv[1:]
     if verb not in VERBS:
-        console.print(f"unknown verb {verb!r}; have: {', '.join(VERBS)}", markup=False)
+        told = f"unknown verb {verb!r}; have: {', '.join(VERBS)}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
         return 2
     try:
         if {"-h", "--help"} & set(overrides):
@@ -85,6 +91,8 @@ def _refuse_unknown(config: DictConfig, path: str = "") -> None:
 
 def _message(error: Exception) -> str:
     """The error with what Hydra knows about it: the choices stand in its cause."""
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no default; say {error.full_key}=..."
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
