@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from fastloop.accel.config import AccelConfig
 from fastloop.accel.samplers import SamplerConfig
 from fastloop.policies.diffusion.state import StateConfig
+from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.training import TrainConfig
 
 __all__ = [
@@ -189,7 +190,7 @@ class TrainVerbConfig:
         sim: where the policy will act: it gives the shapes, and runs the checks.
         dataset: where the demonstrations are.
         sampler: how noise is added in training and taken away afterwards.
-        vision: fields of `VisionConfig` for policies with cameras; ``vision={crop_shape:[64,64]}``.
+        vision: how images become features, for policies with cameras.
         pretrain: how a state encoder is trained by itself, before the denoiser; 0 steps for not at
             all. It is frozen afterwards.
         check_every: steps between closed-loop checks, 0 for none; `check_episodes` each.
@@ -207,7 +208,7 @@ class TrainVerbConfig:
             steps=0, batch_size=1024, lr=1.5e-3, weight_decay=1e-2, warmup_steps=200
         )
     )
-    vision: dict[str, Any] | None = None
+    vision: VisionConfig = field(default_factory=VisionConfig)
     check_every: int = 0
     check_episodes: int = 20
     save_every: int = 500

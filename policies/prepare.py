@@ -50,7 +50,8 @@ def prepare(policy: Policy, *, threads: int = 0, batch: int = 1, repeats: int = 
     """Warm `policy` up and set torch's thread count for it.
 
     Small policies lose badly on several threads, large ones gain; so it is measured, each count
-    warm, in turns.
+    warm, in turns. On a busy machine several threads may wait for each other for seconds: a count
+    that was twice as slow as the best one is not tried again.
 
     The thread count is torch's, for the whole process; nothing else is changed.
 
@@ -76,6 +77,9 @@ def prepare(policy: Policy, *, threads: int = 0, batch: int = 1, repeats: int = 
             policy.plan(history, rng=rng)
             if turn:  # the first one of each count is cold
                 samples[count].append(1e3 * (perf_counter() - started))
+        if turn:
+            fastest = min(min(times) for times in samples.values())
+            tried = [count for count in tried if min(samples[count]) < 2 * fastest]
     medians = {count: statistics.median(times) for count, times in samples.items()}
     best = min(medians, key=lambda count: medians[count])
     torch.set_num_threads(best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +17,7 @@ from fastloop.accel.samplers import build_schedule
 from fastloop.config import TrainVerbConfig
 from fastloop.datasets.windows import Windows
 from fastloop.policies.checkpoints import Checkpoint, native
-from fastloop.policies.checkpoints.checks import NETWORKS
+from fastloop.policies.checkpoints.checks import NETWORKS, check_network
 from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
@@ -74,7 +75,7 @@ def run(config: TrainVerbConfig) -> int:
             model.obs_encoder.load_state_dict(first.ema.averaged.encoder.state_dict())
             model.obs_encoder.requires_grad_(False)
         trainer = denoiser_trainer(config, model, windows)
-        _checkpoint(config, env, trainer)  # refuses what could not be loaded, before long training
+        _check_loadable(_checkpoint(config, env, trainer))  # before long training
 
         def check() -> dict[str, float] | None:
             return _check(config, sim_config, _checkpoint(config, env, trainer), folder)
@@ -155,7 +156,7 @@ def denoiser_trainer(config: TrainVerbConfig, model: DiffusionModel, windows: Wi
         ),
         lambda step: windows.batch(step, config.train.batch_size, config.train.seed),
         config.train,
-        facts=_facts(config),
+        facts=_facts(config, model),
     )
 
 
@@ -184,14 +185,16 @@ def encoder_trainer(config: TrainVerbConfig, model: DiffusionModel, windows: Win
         loss,
         lambda step: windows.batch(step, config.pretrain.batch_size, config.pretrain.seed),
         config.pretrain,
-        facts=_facts(config),
+        facts=_facts(config, model),
     )
 
 
-def _facts(config: TrainVerbConfig) -> dict[str, Any]:
+def _facts(config: TrainVerbConfig, model: DiffusionModel) -> dict[str, Any]:
     """What decides the weights beside `config.train`."""
-    names = ("sim", "dataset", "network", "sampler", "vision", "pretrain")
-    return {name: value for name, value in asdict(config).items() if name in names}
+    names = ("sim", "dataset", "network", "sampler", "pretrain")
+    facts = {name: value for name, value in asdict(config).items() if name in names}
+    sees = isinstance(model.obs_encoder, ObservationEncoder)
+    return facts | {"vision": asdict(config.vision) if sees else None}
 
 
 def _windows(config: TrainVerbConfig, env: EnvSpec) -> Windows:
@@ -261,7 +264,7 @@ def _encoders(
     config: TrainVerbConfig, images: Collection[str]
 ) -> tuple[VisionConfig | None, StateConfig | None]:
     """The configured observation encoder; cameras need one."""
-    vision = VisionConfig(**(config.vision or {})) if images else None
+    vision = config.vision if images else None
     state = config.network.state if config.network.state.depth else None
     return vision, state
 
@@ -274,20 +277,22 @@ def _width(
 
 
 def _arch(config: TrainVerbConfig, env: EnvSpec, width: int) -> dict[str, Any]:
-    """The constructor's arguments: those configured, and the widths that follow from the data."""
+    """All of the constructor's arguments: its defaults, the widths that follow from the data, and
+    what is configured."""
     network, dim = config.network, env.action.dim
+    parameters = inspect.signature(NETWORKS[network.kind]).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     if network.kind == "transformer":
-        return {
+        follows = {
             "input_dim": dim,
             "output_dim": dim,
             "horizon": network.horizon,
             "n_obs_steps": network.n_obs_steps,
             "cond_dim": width,
-            "time_as_cond": True,
-            "n_cond_layers": 0,
-            **network.arch,
         }
-    return {"input_dim": dim, "global_cond_dim": width * network.n_obs_steps, **network.arch}
+    else:
+        follows = {"input_dim": dim, "global_cond_dim": width * network.n_obs_steps}
+    return defaults | follows | network.arch
 
 
 def _checkpoint(config: TrainVerbConfig, env: EnvSpec, trainer: Trainer) -> Checkpoint:
@@ -321,6 +326,12 @@ def _checkpoint(config: TrainVerbConfig, env: EnvSpec, trainer: Trainer) -> Chec
             "environment": env.name,
         },
     )
+
+
+def _check_loadable(checkpoint: Checkpoint) -> None:
+    """Refuse a policy that could not be read again."""
+    arch = json.loads(json.dumps(checkpoint.arch))
+    check_network(checkpoint.network, arch, checkpoint.state_dict, "network.arch")
 
 
 def _check(

@@ -16,7 +16,7 @@ from fastloop.policies.spec import TensorSpec
 __all__ = ["ImageEncoder", "ObservationEncoder", "SpatialSoftmax", "VisionConfig", "module_name"]
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Hydra writes a composed configuration field by field
 class VisionConfig:
     """How one camera image becomes features; the defaults are those of the published policies.
 

@@ -34,7 +34,7 @@ class Clocked:
         assert len(history) == len(rng)
 
 
-@pytest.mark.parametrize(("seconds", "best"), [({1: 1, 2: 2, 4: 3}, 1), ({1: 3, 2: 1, 4: 2}, 2)])
+@pytest.mark.parametrize(("seconds", "best"), [({1: 5, 2: 6, 4: 7}, 1), ({1: 7, 2: 5, 4: 6}, 2)])
 def test_the_fastest_thread_count_is_set(seconds, best, monkeypatch):
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: range(4), raising=False)
     policy = Clocked(seconds, monkeypatch)
@@ -44,6 +44,13 @@ def test_the_fastest_thread_count_is_set(seconds, best, monkeypatch):
         "cold calls count"
     )
     assert policy.calls == [1, 2, 4] * 3, "in turns"
+
+
+def test_a_hopeless_thread_count_is_not_tried_again(monkeypatch):
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: range(2), raising=False)
+    policy = Clocked({1: 1, 2: 50}, monkeypatch)
+    assert prepare(policy, repeats=3).plan_ms == {1: 1000, 2: 50_000}
+    assert policy.calls == [1, 2, 1, 2, 1, 1]
 
 
 def test_a_given_thread_count_is_used(monkeypatch):
