@@ -111,3 +111,19 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(read(path)[0]) == 4
     assert [file.name for file in tmp_path.iterdir()] == ["demos.hdf5"]
+
+
+def test_what_is_no_episode_is_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "named.hdf5", "w") as file:
+        file["data/best/actions"] = np.zeros((2, 1))
+    with pytest.raises(DemonstrationError, match="data/best; expected data/demo_<number>"):
+        read(tmp_path / "named.hdf5")
+    with h5py.File(tmp_path / "nested.hdf5", "w") as file:
+        file["data/demo_0/actions"] = np.zeros((2, 1))
+        file["data/demo_0/obs/arm/joints"] = np.zeros((2, 1))
+    with pytest.raises(DemonstrationError, match="obs/arm is a group"):
+        read(tmp_path / "nested.hdf5")
+    with h5py.File(tmp_path / "array.hdf5", "w") as file:
+        file["data"] = np.zeros(3)
+    with pytest.raises(DemonstrationError, match="under 'data'"):
+        read(tmp_path / "array.hdf5")

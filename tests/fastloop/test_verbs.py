@@ -268,6 +268,23 @@ def test_eval_says_the_same_for_any_number_of_simulators(trained, tmp_path, num_
     assert logs[0] == logs[1]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["chunking=ensemble"],
+        ["clock.kind=replay", "clock.latency_ms=[50,350,900]"],
+        ["clock.kind=replay", "clock.latency_ms=[250]", "chunking=ensemble"],
+        ["clock.kind=wall"],
+        ["policy.sampler.kind=ddim", "policy.n_action_steps=1"],
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_eval_in_other_ways(trained, tmp_path, overrides):
+    """Plans that come late, even later than their end, and plans that are averaged."""
+    assert evaluate(trained, tmp_path, *QUICK, *overrides) == 0
+    assert result(tmp_path)["coverage"]["complete"]
+
+
 def test_calibrate_makes_a_plan_that_eval_takes(trained, tmp_path, capfd):
     checkpoint = f"policy.checkpoint={trained / 'policy'}"
     folder = tmp_path / "calibrate"

@@ -1,0 +1,66 @@
+"""What a configuration may name, and the observations that policies are timed and calibrated on."""
+
+import numpy as np
+import pytest
+
+from fastloop.sims.config import SimConfig
+from fastloop.sims.observations import first_observations
+from fastloop.sims.targets import build
+from fastloop.sims.toy import PointMass
+
+
+def test_a_target_is_built_with_its_arguments():
+    sim = build({"_target_": "fastloop.sims.toy.PointMass", "max_steps": 7}, "sim")
+    assert isinstance(sim, PointMass)
+    assert sim.env_spec.max_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "thing: _target_ must name something inside fastloop, got 'nothing'"),
+        ({"_target_": "os.system", "command": "true"}, "inside fastloop, got os.system"),
+        ({"_target_": "fastloopy.evil"}, "inside fastloop"),
+        ({"_target_": "fastloop.sims.nowhere.X"}, "thing: there is no fastloop.sims.nowhere.X"),
+        ({"_target_": "fastloop.sims.toy.Nobody"}, "thing: there is no fastloop.sims.toy.Nobody"),
+        (
+            {"_target_": "fastloop.sims.toy.PointMass", "speed": 3},
+            r"PointMass does not take \['speed'\]: .*unexpected keyword argument 'speed'",
+        ),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        build(config, "thing")
+
+
+def test_an_error_inside_the_target_is_its_own():
+    """Not reported as an argument that the target does not take."""
+    with pytest.raises(TypeError):
+        build({"_target_": "fastloop.sims.toy.PointMass", "max_steps": 5, "faults": 3}, "sim")
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "message"),
+    [
+        ("fastloop.sims.toy.PointMass", {"speed": 3}, "does not take"),
+        ("fastloop.sims.toy.PointMassExpert", {}, "is no simulator"),
+        ("fastloop.nowhere.Sim", {}, "there is no simulator fastloop.nowhere.Sim"),
+    ],
+)
+def test_a_simulator_that_cannot_be_is_refused(target, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SimConfig(target, arguments).build()
+
+
+def test_first_observations_are_those_of_the_seeds(homing):
+    spec = homing().spec
+    history = first_observations(PointMass(), spec, range(5, 8))
+    assert len(history) == 3
+    assert history.ticks.tolist() == [0, 0, 0]
+    for row, seed in enumerate(range(5, 8)):
+        seen, _ = PointMass().reset(seed=seed)
+        for key in spec.inputs:
+            assert history[key].shape[1] == spec.n_obs_steps
+            for frame in history[key][row]:
+                assert np.array_equal(frame.numpy(), seen[key])
