@@ -19,7 +19,7 @@ def test_a_target_is_built_with_its_arguments():
     ("config", "message"),
     [
         ({}, "thing: _target_ must name something inside fastloop, got 'nothing'"),
-        ({"_target_": "os.system", "command": "true"}, "inside fastloop, got os.system"),
+        ({"_target_": "os.system", "command": "true"}, "inside fastloop, got 'os.system'"),
         ({"_target_": "fastloopy.evil"}, "inside fastloop"),
         ({"_target_": "fastloop.sims.nowhere.X"}, "thing: there is no fastloop.sims.nowhere.X"),
         ({"_target_": "fastloop.sims.toy.Nobody"}, "thing: there is no fastloop.sims.toy.Nobody"),
