@@ -12,6 +12,10 @@ from fastloop.sims.gl import EGL_INSTALL, egl_is_there
 ROOT = Path(__file__).parents[1]
 REALDATA = Path(os.environ.get("FASTLOOP_REALDATA") or ROOT.parent / "shared" / "realdata")
 
+# The networks of tests are small: on a busy machine several threads take a hundred times as long.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests start
+
 # A machine under load is slow, not wrong.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")
