@@ -72,11 +72,12 @@ class DiffusionModel(nn.Module):
         return actions
 
     def denoise(
-        self, sample: torch.Tensor, timestep: torch.Tensor, cond: torch.Tensor
+        self, sample: torch.Tensor, timestep: torch.Tensor, cond: torch.Tensor | None
     ) -> torch.Tensor:
         """One call of the network: (B, T, A) in, (B, T, A) out; `timestep` scalar or (B,)."""
         if isinstance(self.model, ConditionalUnet1D):
-            return self.model(sample, timestep, global_cond=cond.flatten(1))
+            flat = None if cond is None else cond.flatten(1)
+            return self.model(sample, timestep, global_cond=flat)
         return self.model(sample, timestep, cond)
 
     def loss(

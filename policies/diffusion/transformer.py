@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,6 +48,8 @@ class TransformerForDiffusion(nn.Module):
 
     mask: torch.Tensor | None
     memory_mask: torch.Tensor | None
+    decoder: Any  # nn.TransformerDecoder; None where time is an input token
+    cond_pos_emb: Any  # nn.Parameter; None likewise
 
     def __init__(
         self,
@@ -96,8 +99,8 @@ class TransformerForDiffusion(nn.Module):
             self.encoder = nn.Sequential(
                 nn.Linear(n_emb, 4 * n_emb), nn.Mish(), nn.Linear(4 * n_emb, n_emb)
             )
-        self.decoder: nn.TransformerDecoder | None = None
-        self.cond_pos_emb: nn.Parameter | None = None
+        self.decoder = None
+        self.cond_pos_emb = None
         if time_as_cond:
             self.cond_pos_emb = nn.Parameter(torch.zeros(1, self.n_cond_tokens, n_emb))
             self.decoder = nn.TransformerDecoder(
