@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from time import perf_counter
@@ -10,6 +11,7 @@ from time import perf_counter
 import torch
 
 from fastloop.accel.apply import AcceleratedLoop, accelerate
+from fastloop.accel.report import AccelReport
 from fastloop.config import EvalConfig
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.history import History
@@ -18,7 +20,7 @@ from fastloop.policies.rng import Rng
 from fastloop.setup import Setup, calibration_data
 from fastloop.sims.summary import PlanMask
 
-__all__ = ["loop_threads", "make_arms", "plan_mask", "time_plans"]
+__all__ = ["arm_digest", "loop_threads", "make_arms", "plan_mask", "time_plans"]
 
 
 def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, DiffusionPolicy]:
@@ -39,9 +41,19 @@ def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Diffu
         data = calibration_data(setup, config.calibration_observations, first, config.seed)
     fast = accelerate(setup.policy, accel, observations=data)
     if isinstance(fast.loop, AcceleratedLoop):  # FASTLOOP_ACCEL=off leaves it plain
-        fast.loop.fast.plan.save(kept)
+        plan = fast.loop.fast.plan
+        # Known before an episode is run: a plan that reuses nothing cannot engage.
+        AccelReport(accel.kind, computed=plan.computed, reused=plan.reused).check_engaged()
+        plan.save(kept)
         arms[accel.kind] = fast
     return arms
+
+
+def arm_digest(policy: DiffusionPolicy) -> str:
+    """A digest of the weights and of the cache plan's content, wherever the plan lies."""
+    mask = plan_mask(policy)
+    text = policy.digest + repr(mask.compute if mask else None)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def plan_mask(policy: DiffusionPolicy) -> PlanMask | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fastloop.arms import loop_threads, make_arms, plan_mask, time_plans
+from fastloop.arms import arm_digest, loop_threads, make_arms, plan_mask, time_plans
 from fastloop.config import ClockConfig, EvalConfig
 from fastloop.policies.chunks import Chunking, RecedingHorizon, TemporalEnsemble
 from fastloop.policies.diffusion.policy import DiffusionPolicy
@@ -105,7 +105,7 @@ def _run_arm(
             {items[0].task: sim} if items else {},
             items,
             run_dir=folder / name,
-            digest=f"{config_digest(config, without=NEUTRAL)}/{name}/{policy.digest[:16]}",
+            digest=f"{config_digest(config, without=NEUTRAL)}/{name}/{arm_digest(policy)}",
             config=RunConfig(
                 num_envs=config.num_envs,
                 plan_batch=config.plan_batch,
