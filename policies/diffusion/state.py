@@ -87,8 +87,8 @@ class _Block(nn.Module):
 class ChunkRegression(nn.Module):
     """A state encoder with one linear layer that reads the chunk off its features.
 
-    Trains the encoder by itself, at a thousandth of what a step through the denoiser costs, so that
-    its features say which actions are likely before the denoiser learns to use them.
+    Trains the encoder by itself, at a small fraction of what a sample through the denoiser costs,
+    so that its features say which actions are likely before the denoiser learns to use them.
 
     Args:
         encoder: trained in place.
