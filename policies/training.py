@@ -109,7 +109,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
         batch = {key: value.to(self.device) for key, value in self.batch(self.step).items()}
-        # On CPUs the fused attention's backward pass takes ten times as long for a few tokens.
+        # On CPUs the fused attention's backward pass is most of a step when there are few tokens.
         attention = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
         with attention, torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
             loss = self.loss(batch, generator)

@@ -18,14 +18,14 @@ __all__ = ["ImageEncoder", "ObservationEncoder", "SpatialSoftmax", "VisionConfig
 
 @dataclass  # not frozen: Hydra writes a composed configuration field by field
 class VisionConfig:
-    """How one camera image becomes features; the defaults are those of the published policies.
+    """How one camera image becomes features; the crop and sizes are the published ones.
 
     Attributes:
         crop_shape: (height, width) that the network sees: a random crop of every image in
             training, the central one otherwise; None shows it the whole image.
         num_keypoints: points that the spatial softmax finds.
         feature_dim: width of the features of one image.
-        final_relu: rectify the features, as LeRobot's encoder does.
+        final_relu: rectify the features, as the encoders of robomimic and LeRobot do.
     """
 
     crop_shape: tuple[int, int] | None = (76, 76)
