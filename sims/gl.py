@@ -8,7 +8,8 @@ import os
 __all__ = ["EGL_INSTALL", "NoRenderingError", "choose_backend", "egl_is_there", "require_gl"]
 
 EGL_INSTALL = (
-    "apt-get install -y --no-install-recommends libegl1 libegl-mesa0 libopengl0 libgl1-mesa-dri"
+    "apt-get install -y --no-install-recommends "
+    "libegl1 libegl-mesa0 libopengl0 libgl1-mesa-dri libgl1"
 )
 
 

@@ -35,7 +35,7 @@ class CachedLoop:
     def __init__(
         self, stack: ResidualStack, sampler: Sampler, plan: CachePlan, *, digest: str = ""
     ) -> None:
-        plan.check(stack.branches, len(sampler.timesteps), digest)
+        plan.check(stack.branches, sampler, digest)
         self.stack = stack
         self.sampler = sampler
         self.plan = plan

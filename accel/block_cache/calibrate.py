@@ -14,7 +14,7 @@ from fastloop.accel.block_cache.plan import CachePlan, Provenance
 from fastloop.accel.block_cache.schedule import adaptive_schedules, distances, uniform_schedule
 from fastloop.accel.block_cache.stack import Branch, ResidualStack
 from fastloop.accel.config import AccelConfig
-from fastloop.accel.samplers.base import Sampler, denoise
+from fastloop.accel.samplers.base import Sampler, denoise, describe
 
 __all__ = ["Calibration", "calibrate", "make_plan", "trace"]
 
@@ -60,8 +60,9 @@ def make_plan(
         steps = len(sampler.timesteps)
         schedules = [uniform_schedule(steps, config.budget)] * len(stack.branches)
         provenance = Provenance(
-            "uniform", config.budget, force_last=config.force_last, digest=digest
-        )
+            "uniform", config.budget, force_last=config.force_last, digest=digest,
+            sampler=describe(sampler),
+        )  # fmt: skip
         return _plan(config, steps, stack.branches, schedules, provenance)
     if observations is None:
         raise ValueError(
@@ -133,6 +134,7 @@ def calibrate(
         metric=config.metric,
         force_last=config.force_last,
         digest=digest,
+        sampler=describe(sampler),
         observations=total,
         seeds=tuple(seeds),
         stability=stability,

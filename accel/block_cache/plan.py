@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastloop.accel.block_cache.stack import Branch
+from fastloop.accel.samplers.base import Sampler, describe
 
 __all__ = ["CachePlan", "Provenance"]
 
@@ -27,6 +28,7 @@ class Provenance:
         algorithm: `uniform`, `unified` or `bac`.
         budget, union, metric, force_last: as in `AccelConfig`.
         digest: of the checkpoint; empty when it has none, and then it is not compared.
+        sampler: the reverse process in words; compared likewise.
         observations: number of observations that were averaged, 0 for a fixed schedule.
         seeds: of the episodes that they came from, where known.
         stability: agreement (Jaccard) of the schedules of two halves of the observations, where
@@ -39,6 +41,7 @@ class Provenance:
     metric: str = ""
     force_last: bool = False
     digest: str = ""
+    sampler: str = ""
     observations: int = 0
     seeds: tuple[int, ...] = ()
     stability: float | None = None
@@ -97,16 +100,18 @@ class CachePlan:
         """Share of branches taken from the cache, 0 to 1."""
         return self.reused / (self.steps * len(self.branches))
 
-    def check(self, branches: Sequence[Branch], steps: int, digest: str = "") -> None:
+    def check(self, branches: Sequence[Branch], sampler: Sampler, digest: str = "") -> None:
         """Refuse a policy that the plan was not made for.
 
         Raises:
-            ValueError: naming both sides, when step count, branches or checkpoint differ.
+            ValueError: naming both sides, when step count, branches, checkpoint or sampler differ.
         """
+        made = self.provenance
         sides = [
-            ("denoise steps", self.steps, steps),
+            ("denoise steps", self.steps, len(sampler.timesteps)),
             ("branches", *_first_difference(self.branches, branches)),
-            ("checkpoint", self.provenance.digest or digest, digest or self.provenance.digest),
+            ("checkpoint", made.digest or digest, digest or made.digest),
+            ("sampler", made.sampler or describe(sampler), describe(sampler)),
         ]
         for what, ours, theirs in sides:
             if ours != theirs:

@@ -11,7 +11,7 @@ import torch
 
 from fastloop.accel.samplers.schedule import NoiseSchedule, check_prediction_type
 
-__all__ = ["CleanTables", "Sampler", "Tables", "denoise"]
+__all__ = ["CleanTables", "Sampler", "Tables", "denoise", "describe"]
 
 
 class Sampler(Protocol):
@@ -74,6 +74,12 @@ def denoise(
         noise = noises[k + 1] if k + 1 < sampler.num_noises else None
         sample, memory = sampler.step(k, sample, network(k, sample), noise, memory)
     return sample
+
+
+def describe(sampler: Sampler) -> str:
+    """The reverse process in words, such as ``DDPM, timesteps 99 to 0``."""
+    first, last = sampler.timesteps[0].item(), sampler.timesteps[-1].item()
+    return f"{type(sampler).__name__}, timesteps {first:g} to {last:g}"
 
 
 @dataclass(frozen=True)

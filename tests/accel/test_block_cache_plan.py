@@ -7,13 +7,20 @@ import pytest
 
 from fastloop.accel.block_cache.plan import CachePlan, Provenance
 from fastloop.accel.block_cache.stack import Branch
+from fastloop.accel.samplers import SamplerConfig, build_sampler
 
 BRANCHES = tuple(Branch(f"layers.0.{kind}", 0, kind) for kind in ("sa", "ca", "ffn"))
 
 
+def sampler(kind, steps):
+    return build_sampler(SamplerConfig(kind, num_train_timesteps=steps, num_inference_steps=steps))
+
+
 @pytest.fixture
 def plan():
-    made = Provenance("bac", 2, 1, "cosine", True, "sha256:ab", 8, (0, 1), 0.75)
+    made = Provenance(
+        "bac", 2, 1, "cosine", True, "sha256:ab", "DDPM, timesteps 9 to 0", 8, (0, 1), 0.75
+    )
     return CachePlan(10, BRANCHES, ((0, 4), (0, 2, 9), (0, 7)), made)
 
 
@@ -95,16 +102,19 @@ def test_a_damaged_schedule_is_refused(plan, tmp_path):
 
 
 def test_check_accepts_its_own_policy(plan):
-    plan.check(list(BRANCHES), 10, "sha256:ab")
-    plan.check(list(BRANCHES), 10)  # a checkpoint without a digest is not compared
+    plan.check(list(BRANCHES), sampler("ddpm", 10), "sha256:ab")
+    plan.check(list(BRANCHES), sampler("ddpm", 10))  # a checkpoint without a digest is not compared
 
 
 def test_check_names_both_sides(plan):
     with pytest.raises(ValueError, match="denoise steps 10, the policy's 16"):
-        plan.check(BRANCHES, 16)
+        plan.check(BRANCHES, sampler("ddpm", 16))
     with pytest.raises(ValueError, match="branches 3, the policy's 2"):
-        plan.check(BRANCHES[:2], 10)
+        plan.check(BRANCHES[:2], sampler("ddpm", 10))
+    other = (BRANCHES[0], Branch("layers.0.mlp", 0, "ffn"), BRANCHES[2])
     with pytest.raises(ValueError, match=r"'layers\.0\.ca'.*the policy's .*'layers\.0\.mlp'"):
-        plan.check((BRANCHES[0], Branch("layers.0.mlp", 0, "ffn"), BRANCHES[2]), 10)
+        plan.check(other, sampler("ddpm", 10))
     with pytest.raises(ValueError, match="checkpoint 'sha256:ab', the policy's 'sha256:cd'"):
-        plan.check(BRANCHES, 10, "sha256:cd")
+        plan.check(BRANCHES, sampler("ddpm", 10), "sha256:cd")
+    with pytest.raises(ValueError, match=r"sampler 'DDPM, .*the policy's 'DDIM, timesteps 9 to 0'"):
+        plan.check(BRANCHES, sampler("ddim", 10))
