@@ -158,6 +158,17 @@ def test_training_goes_on_after_a_kill_as_if_nothing_had_been(trained, demonstra
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_lines_of_undone_training_are_forgotten(trained, demonstrations, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    log = folder / "metrics.jsonl"
+    before = log.read_text()
+    log.write_text(before + '{"stage": "trainer", "step": 1000000, "loss": 1.0}\n{"stage": "tr')
+    command = ["train", *TRAIN, f"dataset.path={demonstrations}", f"run_dir={folder}"]
+    assert cli.main(command) == 0
+    assert log.read_text() == before
+
+
 @pytest.mark.parametrize(
     "change", ["sampler.prediction_type=sample", "network.arch.n_layer=1", "train.seed=5"]
 )

@@ -1,0 +1,241 @@
+"""From a training configuration to what is trained: samples, networks, trainers, checkpoint."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from fastloop.accel.samplers import build_schedule
+from fastloop.config import TrainVerbConfig
+from fastloop.datasets.windows import Windows
+from fastloop.policies.checkpoints import Checkpoint
+from fastloop.policies.checkpoints.checks import NETWORKS, check_network
+from fastloop.policies.diffusion.encoders import build_encoder
+from fastloop.policies.diffusion.model import ACTION, DiffusionModel
+from fastloop.policies.diffusion.normalizer import LinearNormalizer
+from fastloop.policies.diffusion.state import ChunkRegression, StateConfig, StateEncoder
+from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
+from fastloop.policies.spec import EnvSpec, TensorSpec
+from fastloop.policies.training import Trainer
+from fastloop.sims.targets import build
+
+__all__ = ["Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a configuration trains for an environment; each part is built when first asked for.
+
+    Attributes:
+        config: of `fastloop train`.
+        env: where the policy will act.
+    """
+
+    config: TrainVerbConfig
+    env: EnvSpec
+
+    @cached_property
+    def inputs(self) -> dict[str, TensorSpec]:
+        """The observations that the policy reads.
+
+        Raises:
+            ValueError: the environment shows no such observation; the choices are listed.
+        """
+        names = self.config.network.inputs
+        if unknown := [key for key in names if key not in self.env.observations]:
+            raise ValueError(
+                f"{self.env.name} shows no {', '.join(unknown)}; network.inputs can be "
+                f"{', '.join(self.env.observations)}"
+            )
+        return {key: self.env.observations[key] for key in names}
+
+    @property
+    def images(self) -> list[str]:
+        """The inputs that are camera images."""
+        return [key for key, spec in self.inputs.items() if spec.dtype == "uint8"]
+
+    @property
+    def vision(self) -> VisionConfig | None:
+        """The image encoder's configuration; cameras need one."""
+        return self.config.vision if self.images else None
+
+    @property
+    def state(self) -> StateConfig | None:
+        """The state encoder's configuration, where one is asked for."""
+        return self.config.network.state if self.config.network.state.depth else None
+
+    @cached_property
+    def windows(self) -> Windows:
+        """The training samples, checked against what the policy will see and do.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        network, dim = self.config.network, self.env.action.dim
+        anchor = network.relative_to
+        fitting = [key for key, spec in self.inputs.items() if spec.shape == (dim,)]
+        if anchor and anchor not in fitting:
+            raise ValueError(
+                f"actions of {dim} elements cannot be relative to {anchor}; network.relative_to "
+                f"can be null{''.join(', ' + key for key in fitting)}"
+            )
+        windows = Windows.of(
+            build(self.config.dataset, "dataset"),
+            network.inputs,
+            n_obs_steps=network.n_obs_steps,
+            horizon=network.horizon,
+        )
+        shapes = {key: (windows.observations[key], spec.shape) for key, spec in self.inputs.items()}
+        shapes[ACTION] = windows.actions, (dim,)
+        for key, (frames, expected) in shapes.items():
+            if frames.shape[1:] != expected:
+                raise ValueError(
+                    f"{key} has shape {tuple(frames.shape[1:])} in the demonstrations, {expected} "
+                    f"in {self.env.name}"
+                )
+        return windows
+
+    @cached_property
+    def model(self) -> DiffusionModel:
+        """A fresh network on the configured device, its normalizer fitted to the data.
+
+        Raises:
+            ValueError: no such network, device, or network of this size.
+        """
+        network, vision = self.config.network, self.vision
+        if network.kind not in NETWORKS:
+            raise ValueError(f"unknown network {network.kind!r}; have: {', '.join(NETWORKS)}")
+        normalizer = LinearNormalizer()
+        for key in self.images:
+            normalizer.set_image(key)
+        low = {k: self.windows.observations[k] for k in self.inputs if k not in self.images}
+        normalizer.fit(low | {ACTION: self.windows.chunks(network.relative_to)})
+        torch.manual_seed(self.config.train.seed)
+        try:
+            encoder = build_encoder(
+                self.inputs, network.n_obs_steps, vision=vision, state=self.state
+            )
+            denoiser = NETWORKS[network.kind](**self._arch(encoder))
+        except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"no {network.kind} can be built from network.arch={network.arch} and "
+                f"vision={self.config.vision}: {error}"
+            ) from error
+        model = DiffusionModel(
+            denoiser, normalizer, network.inputs, encoder, relative_to=network.relative_to
+        )
+        try:
+            return model.to(self.config.device)
+        except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
+            raise ValueError(f"cannot train on device {self.config.device!r}: {error}") from error
+
+    def denoiser_trainer(self) -> Trainer:
+        """Trains the denoiser, and the observation encoder where it is not frozen.
+
+        Raises:
+            ValueError: the policy could not be read again once it is written.
+        """
+        config, model = self.config, self.model
+        schedule = build_schedule(config.sampler)
+        trainer = Trainer(
+            model,
+            lambda batch, generator: model.loss(
+                batch, schedule, config.sampler.prediction_type, generator=generator
+            ),
+            lambda step: self.windows.batch(step, config.train.batch_size, config.train.seed),
+            config.train,
+            facts=self._facts(),
+        )
+        made = self.checkpoint(trainer)
+        arch = json.loads(json.dumps(made.arch))
+        check_network(made.network, arch, made.state_dict, "network.arch")
+        return trainer
+
+    def encoder_trainer(self) -> Trainer:
+        """Trains the state encoder by itself, to say the chunk.
+
+        Raises:
+            ValueError: when the policy has no state encoder.
+        """
+        config, model = self.config, self.model
+        if not isinstance(model.obs_encoder, StateEncoder):
+            raise ValueError(
+                "pretrain.steps trains a state encoder, and this policy has none: give its size "
+                "with network.state.depth=4, or set pretrain.steps=0"
+            )
+        torch.manual_seed(config.pretrain.seed)
+        regression = ChunkRegression(
+            model.obs_encoder, config.network.horizon, self.env.action.dim
+        ).to(config.device)
+
+        def loss(batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+            actions = model.normalize_actions(batch[ACTION], batch)
+            return regression.loss(batch, actions, model.normalizer)
+
+        return Trainer(
+            regression,
+            loss,
+            lambda step: self.windows.batch(step, config.pretrain.batch_size, config.pretrain.seed),
+            config.pretrain,
+            facts=self._facts(),
+        )
+
+    def checkpoint(self, trainer: Trainer) -> Checkpoint:
+        """The averaged weights of the denoiser's trainer as they are now."""
+        averaged, network = trainer.ema.averaged, self.config.network
+        return Checkpoint(
+            kind="fastloop",
+            network=network.kind,
+            arch=self._arch(averaged.obs_encoder),
+            sampler=self.config.sampler,
+            state_dict={key: value.cpu() for key, value in averaged.state_dict().items()},
+            inputs=self.inputs,
+            action_dim=self.env.action.dim,
+            n_obs_steps=network.n_obs_steps,
+            horizon=network.horizon,
+            n_action_steps=network.n_action_steps,
+            vision=self.vision,
+            state=self.state,
+            relative_to=network.relative_to,
+            action=self.env.action,
+            control_hz=self.env.control_hz,
+            ema=True,
+            training={
+                "steps": trainer.step,
+                "batch_size": self.config.train.batch_size,
+                "seed": self.config.train.seed,
+                "environment": self.env.name,
+            },
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        """What decides the weights beside `config.train`."""
+        names = ("sim", "dataset", "network", "sampler", "pretrain")
+        facts = {name: value for name, value in asdict(self.config).items() if name in names}
+        return facts | {"vision": asdict(self.vision) if self.vision else None}
+
+    def _arch(self, encoder: ObservationEncoder | StateEncoder | None) -> dict[str, Any]:
+        """All of the constructor's arguments: its defaults, the widths that follow from the data,
+        and what is configured."""
+        network, dim = self.config.network, self.env.action.dim
+        width = encoder.width if encoder else sum(math.prod(s.shape) for s in self.inputs.values())
+        parameters = inspect.signature(NETWORKS[network.kind]).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        if network.kind == "transformer":
+            follows = {
+                "input_dim": dim,
+                "output_dim": dim,
+                "horizon": network.horizon,
+                "n_obs_steps": network.n_obs_steps,
+                "cond_dim": width,
+            }
+        else:
+            follows = {"input_dim": dim, "global_cond_dim": width * network.n_obs_steps}
+        return defaults | follows | network.arch
