@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastloop.accel.block_cache.plan import CachePlan
+from fastloop.accel.block_cache.predictor import step_times
 from fastloop.accel.block_cache.program import lower
 from fastloop.accel.block_cache.stack import ResidualStack
 from fastloop.accel.report import AccelReport
@@ -39,7 +40,8 @@ class CachedLoop:
         self.stack = stack
         self.sampler = sampler
         self.plan = plan
-        self.program = lower(plan)
+        times = step_times(plan.predictor, sampler)
+        self.program = lower(plan, times, gated=stack.gated)
 
     @torch.inference_mode()
     def __call__(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastloop.accel.block_cache.predictor import Predictor
 from fastloop.accel.block_cache.stack import Branch
 from fastloop.accel.samplers.base import Sampler, describe
 
@@ -25,8 +26,9 @@ class Provenance:
     """What a plan was made from.
 
     Attributes:
-        algorithm: `uniform`, `unified` or `bac`.
-        budget, union, metric, force_last: as in `AccelConfig`.
+        algorithm: the `kind` of `AccelConfig`.
+        budget, union, metric, force_last, budgets, objective, score, depth, boundary: as in
+            `AccelConfig`; those that the kind does not use are left at nothing.
         digest: of the checkpoint; empty when it has none, and then it is not compared.
         sampler: the reverse process in words; compared likewise.
         observations: number of observations that were averaged, 0 for a fixed schedule.
@@ -45,6 +47,11 @@ class Provenance:
     observations: int = 0
     seeds: tuple[int, ...] = ()
     stability: float | None = None
+    budgets: dict[str, int] = field(default_factory=dict)
+    objective: str = ""
+    score: str = ""
+    depth: float | None = None
+    boundary: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,14 @@ class CachePlan:
         branches: of the network that it is for, in the order of execution.
         updates: for each branch the steps that compute it, rising from 0; the others reuse.
         provenance: what it was made from.
+        predictor: what stands in for a branch that is reused.
     """
 
     steps: int
     branches: tuple[Branch, ...]
     updates: tuple[tuple[int, ...], ...]
     provenance: Provenance
+    predictor: Predictor = field(default_factory=Predictor)
 
     def __post_init__(self) -> None:
         if len(self.updates) != len(self.branches):
@@ -130,6 +139,7 @@ class CachePlan:
             "schema": SCHEMA,
             "steps": self.steps,
             "provenance": asdict(self.provenance),
+            "predictor": asdict(self.predictor),
             "branches": rows,
         }
         partial = Path(f"{path}.partial")
@@ -170,6 +180,7 @@ class CachePlan:
             ),
             updates=tuple(tuple(int(step) for step in row["updates"]) for row in rows),
             provenance=Provenance(**provenance),
+            predictor=Predictor(**content["predictor"]),
         )
 
 

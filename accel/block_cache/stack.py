@@ -30,6 +30,9 @@ class Branch:
 class ResidualStack(Protocol):
     """A denoiser that answers step k with `finish(begin(x) + sum of branches)`.
 
+    A stack whose branches have gates (adaLN-Zero) multiplies each value by a gate that belongs to
+    the step before it is added: `add` does it, and what is cached is the value without the gate.
+
     Every branch reads the stream as the branches before it left it. The stack is a pure function
     of its arguments: whatever is constant over one chunk lives in the context, not on the stack.
     The context is opaque to the caller.
@@ -38,6 +41,11 @@ class ResidualStack(Protocol):
     @property
     def branches(self) -> Sequence[Branch]:
         """The residual branches in the order of execution."""
+        ...
+
+    @property
+    def gated(self) -> bool:
+        """Whether `add` is more than an addition."""
         ...
 
     def context(self, cond: torch.Tensor | None) -> Any:
@@ -49,7 +57,11 @@ class ResidualStack(Protocol):
         ...
 
     def branch(self, i: int, h: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:
-        """The value (B, S, E) that branch i adds to the stream `h` at step k; a new tensor."""
+        """The value (B, S, E) of branch i on the stream `h` at step k; a new tensor."""
+        ...
+
+    def add(self, i: int, h: torch.Tensor, r: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:
+        """The stream with the value `r` of branch i added; a new tensor."""
         ...
 
     def finish(self, h: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:

@@ -22,12 +22,16 @@ class Sampler(Protocol):
 
     Attributes:
         timesteps: (K,) what the network is given at each step; int64, or float32 for flow.
+        log_snr: (K,) float64, log of signal over noise (their amplitudes) in the sample of each step.
         num_noises: independent standard normal tensors that one chain needs, the start included.
             Step k takes noise k + 1, or None where there is none left.
     """
 
     @property
     def timesteps(self) -> torch.Tensor: ...
+
+    @property
+    def log_snr(self) -> torch.Tensor: ...
 
     @property
     def num_noises(self) -> int: ...
@@ -84,9 +88,14 @@ def describe(sampler: Sampler) -> str:
 
 @dataclass(frozen=True)
 class Tables:
-    """Coefficients as (K,) tensors, so that a step reads them where it runs, without a sync."""
+    """Coefficients as (K,) tensors, so that a step reads them where it runs, without a sync.
+
+    Attributes:
+        timesteps, log_snr: as in `Sampler`.
+    """
 
     timesteps: torch.Tensor
+    log_snr: torch.Tensor
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
         """Move every table to `device`, the coefficients (not the timesteps) as `dtype`."""
@@ -128,6 +137,12 @@ def clean_coefficients(
     if prediction_type == "sample":
         return torch.zeros_like(abar), torch.ones_like(abar)
     return signal, -spread
+
+
+def log_snr(abar: torch.Tensor) -> torch.Tensor:
+    """Log of signal over noise at abar (K,)."""
+    ratio: torch.Tensor = 0.5 * (abar.log() - (1 - abar).log())
+    return ratio
 
 
 def leading_steps(

@@ -7,7 +7,7 @@ from typing import Self
 
 import torch
 
-from fastloop.accel.samplers.base import CleanTables, clean_coefficients, leading_steps
+from fastloop.accel.samplers.base import CleanTables, clean_coefficients, leading_steps, log_snr
 from fastloop.accel.samplers.schedule import NoiseSchedule
 
 __all__ = ["DDIM"]
@@ -40,6 +40,7 @@ class DDIM(CleanTables):
         scale = (1 - abar_next).sqrt() / (1 - abar).sqrt()
         return cls(
             timesteps,
+            log_snr(abar),
             x0_sample,
             x0_output,
             clip,

@@ -7,7 +7,7 @@ from typing import Self
 
 import torch
 
-from fastloop.accel.samplers.base import CleanTables, clean_coefficients, leading_steps
+from fastloop.accel.samplers.base import CleanTables, clean_coefficients, leading_steps, log_snr
 from fastloop.accel.samplers.schedule import NoiseSchedule
 
 __all__ = ["DDPM"]
@@ -41,6 +41,7 @@ class DDPM(CleanTables):
         of_noise[-1] = 0
         return cls(
             timesteps,
+            log_snr(abar),
             *clean_coefficients(abar, prediction_type),
             clip,
             of_x0=abar_next.sqrt() * (1 - alpha) / (1 - abar),

@@ -7,7 +7,7 @@ from typing import Self
 
 import torch
 
-from fastloop.accel.samplers.base import CleanTables, clean_coefficients
+from fastloop.accel.samplers.base import CleanTables, clean_coefficients, log_snr
 from fastloop.accel.samplers.schedule import NoiseSchedule
 
 __all__ = ["DPMSolver"]
@@ -56,13 +56,13 @@ class DPMSolver(CleanTables):
         spread_next = torch.cat([spread[1:], spread.new_zeros(1)])
 
         # h is the width of a step in log signal-to-noise; the last one goes to infinity.
-        log_snr = signal.log() - spread.log()
-        h = signal_next.log() - spread_next.log() - log_snr
+        h = signal_next.log() - spread_next.log() - log_snr(abar)
         gain = -signal_next * torch.expm1(-h)
         of_previous = torch.zeros_like(gain)
         of_previous[1:-1] = -0.5 * gain[1:-1] * h[1:-1] / h[:-2]
         return cls(
             timesteps,
+            log_snr(abar),
             *clean_coefficients(abar, prediction_type),
             clip,
             of_x0=gain - of_previous,

@@ -26,7 +26,9 @@ class FlowEuler(Tables):
     def build(cls, num_inference_steps: int, num_train_timesteps: int = 1) -> Self:
         """K equal steps from s = 1 to 0; the network is given s times `num_train_timesteps`."""
         s = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)
-        return cls((s[:-1] * num_train_timesteps).float(), of_output=s.diff())
+        now = s[:-1].clamp(max=1 - 0.5 / num_inference_steps)  # the start has no signal at all
+        ratio = (1 - now).log() - now.log()
+        return cls((s[:-1] * num_train_timesteps).float(), ratio, of_output=s.diff())
 
     @property
     def num_noises(self) -> int:

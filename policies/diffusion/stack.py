@@ -32,6 +32,8 @@ class TransformerStack:
         timesteps: (K,) of the sampler.
     """
 
+    gated = False
+
     @torch.no_grad()
     def __init__(self, net: TransformerForDiffusion, timesteps: torch.Tensor) -> None:
         self.net = net
@@ -74,6 +76,10 @@ class TransformerStack:
     def branch(self, i: int, h: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:
         """See `ResidualStack.branch`."""
         return self._calls[i](h, k, ctx)
+
+    def add(self, i: int, h: torch.Tensor, r: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:
+        """See `ResidualStack.add`."""
+        return h + r
 
     def finish(self, h: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:
         """The output (B, T, output_dim)."""

@@ -10,7 +10,10 @@ from fastloop.accel.samplers import SamplerConfig, build_sampler
 class ToyStack:
     """Branches tanh(W h + b_k + c), counted, optionally failing at one of the calls."""
 
-    def __init__(self, layers=2, steps=12, dtype=torch.float64, width=6, action=2, cond=3):
+    def __init__(
+        self, layers=2, steps=12, dtype=torch.float64, width=6, action=2, cond=3, gated=False
+    ):
+        self.gated = gated
         random = torch.Generator().manual_seed(layers)
 
         def normal(*shape):
@@ -43,6 +46,12 @@ class ToyStack:
             raise RuntimeError("the device went away")
         return torch.tanh(h @ self.weights[i] + self.times[i, k] + ctx)
 
+    def gate(self, i, k, ctx):
+        return torch.cos(self.times[i, k] + ctx) if self.gated else 1.0
+
+    def add(self, i, h, r, k, ctx):
+        return h + self.gate(i, k, ctx) * r
+
     def finish(self, h, k, ctx):
         return h @ self.outward
 
@@ -54,7 +63,8 @@ class ToyStack:
             k, ctx = index[int(timestep)], cond.mean(dim=1, keepdim=True) @ self.conds
             h = self.begin(x, k, ctx)
             for i in range(len(self.branches)):
-                h = h + torch.tanh(h @ self.weights[i] + self.times[i, k] + ctx)
+                value = torch.tanh(h @ self.weights[i] + self.times[i, k] + ctx)
+                h = h + self.gate(i, k, ctx) * value
             return self.finish(h, k, ctx)
 
         return network

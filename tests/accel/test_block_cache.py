@@ -30,6 +30,9 @@ class LastUpdate:
     def __init__(self, branches):
         self.branches = [Branch(f"layers.{i}.ffn", i, "ffn") for i in range(branches)]
 
+    def add(self, i, h, r, k, ctx):
+        return h + r
+
     def branch(self, i, h, k, ctx):
         assert (h[:i] > 0).all(), "a branch before this one is missing from the stream"
         assert (h[i:] == 0).all(), "a branch after this one is in the stream already"
@@ -53,17 +56,19 @@ def test_a_program_adds_each_branch_once_in_its_latest_value(data):
 def test_a_step_that_reuses_everything_is_one_add():
     stack = LastUpdate(6)
     program = lower(plan_of(stack.branches, 5, [(0,)] * 6))
-    assert program.steps[0] == tuple(Compute(i) for i in range(6))
-    assert program.steps[1] == (Sum(6, (0, 1, 2, 3, 4, 5)),)
-    assert program.steps[2:] == ((Reuse(6),),) * 3
+    assert program.steps[0] == tuple(Compute(i, i) for i in range(6))
+    assert program.steps[1] == (Sum((6,), ((0, 1, 2, 3, 4, 5),)), Reuse((6,), 1.0))
+    assert program.steps[2:] == tuple((Reuse((6,), k),) for k in (2.0, 3.0, 4.0))
 
 
 def test_a_sum_is_made_again_from_the_sums_that_still_hold():
     stack = LastUpdate(5)
     program = lower(plan_of(stack.branches, 4, [(0,), (0,), (0, 2), (0,), (0,)]))
-    before, after = Sum(5, (0, 1)), Sum(6, (3, 4))
-    assert program.steps[2] == (before, Compute(2), after)
-    assert program.steps[3] == (Sum(7, (5, 2, 6)),)
+    assert program.steps[1] == (Sum((5,), ((0, 1, 2, 3, 4),)), Reuse((5,), 1.0))
+    before, after = Sum((5,), ((0, 1),)), Sum((6,), ((3, 4),))
+    ends = (before, Reuse((5,), 2.0), Compute(2, 2), after, Reuse((6,), 2.0))
+    assert program.steps[2] == ends
+    assert program.steps[3] == (Sum((7,), ((5, 2, 6),)), Reuse((7,), 3.0))
 
 
 @pytest.mark.parametrize("kind", ["ddpm", "ddim", "dpm_solver", "flow"])

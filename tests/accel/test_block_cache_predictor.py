@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastloop.accel.block_cache import CachedLoop, CachePlan, Provenance
+from fastloop.accel.block_cache.predictor import PREDICTORS, Predictor, fit, step_times
+from fastloop.accel.block_cache.program import lower
+from fastloop.accel.block_cache.reference import reference_loop
+from fastloop.accel.block_cache.stack import Branch
+from fastloop.accel.samplers import SamplerConfig, build_sampler
+
+FORECASTS = [kind for kind in PREDICTORS if kind != "reuse"]
+
+
+def times(count):
+    """Steps that rise, the newest first, with a gap of at least 1 between them."""
+    gaps = st.lists(st.integers(1, 9), min_size=count, max_size=count)
+    return gaps.map(lambda gaps: [float(t) for t in np.cumsum(gaps)[::-1]])
+
+
+def forecast(predictor, seen, values, at, until):
+    weights = fit(predictor, seen, until)
+    return sum(w @ values * at**p for p, w in enumerate(weights))
+
+
+@given(st.sampled_from(list(PREDICTORS)), st.integers(1, 3).flatmap(times), st.floats(0, 1))
+def test_what_stands_still_is_forecast_to(kind, seen, damping):
+    seen = seen[: PREDICTORS[kind][0]]
+    predictor = Predictor(kind, damping)
+    values = np.full(len(seen), 3.0)
+    until = seen[0] + 1
+    assert forecast(predictor, seen, values, seen[0] + 4, until) == pytest.approx(3.0)
+
+
+@given(st.sampled_from(["taylor1", "taylor2", "adams_bashforth"]), st.data())
+def test_a_line_is_continued(kind, data):
+    seen = data.draw(times(PREDICTORS[kind][0]))
+    values = 2.0 - 0.5 * np.asarray(seen)
+    at = seen[0] + data.draw(st.integers(1, 5))
+    assert forecast(Predictor(kind), seen, values, at, at) == pytest.approx(2.0 - 0.5 * at)
+
+
+@given(times(3), st.integers(1, 5))
+def test_taylor2_continues_a_parabola_whatever_the_gaps(seen, ahead):
+    def parabola(t):
+        return 1.0 - 2.0 * t + 0.25 * t**2
+
+    at = seen[0] + ahead
+    values = parabola(np.asarray(seen))
+    assert forecast(Predictor("taylor2"), seen, values, at, at) == pytest.approx(parabola(at))
+
+
+def test_adams_bashforth_by_hand():
+    # Values 4, 1, 0 at times 2, 1, 0: slopes 3 and 1; their mean from the newest value is
+    # 3/2 * 3 - 1/2 * 1 = 4, from the others 1. One step on: 8, 3 and 3.
+    values = np.array([4.0, 1.0, 0.0])
+    ahead = forecast(Predictor("adams_bashforth"), [2.0, 1.0, 0.0], values, 3.0, 3.0)
+    assert ahead == pytest.approx(0.5 * 8 + 0.3 * 3 + 0.2 * 3)
+
+
+def test_zeus_holds_the_first_reused_step():
+    values = np.array([4.0, 1.0])
+    for at in (3.0, 7.0):
+        assert forecast(Predictor("zeus"), [2.0, 1.0], values, at, 3.0) == pytest.approx(7.0)
+
+
+@given(st.sampled_from(FORECASTS), st.integers(2, 3).flatmap(times), st.floats(0, 1))
+def test_damping_is_a_way_back_to_reuse(kind, seen, damping):
+    seen = seen[: PREDICTORS[kind][0]]
+    values, at = np.arange(1.0, len(seen) + 1) ** 2, seen[0] + 2
+    full = forecast(Predictor(kind), seen, values, at, at)
+    damped = forecast(Predictor(kind, damping), seen, values, at, at)
+    assert damped == pytest.approx(values[0] + damping * (full - values[0]))
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "ddim", "dpm_solver", "flow"])
+@pytest.mark.parametrize("variable", ["step", "log_snr"])
+def test_times_run_from_0_to_1(kind, variable):
+    sampler = build_sampler(SamplerConfig(kind, num_inference_steps=12))
+    found = step_times(Predictor(variable=variable), sampler)
+    assert (found[0], found[-1], len(found)) == (0, 1, 12)
+    assert sorted(found) == found
+    assert (np.diff(found, 2).max() < 1e-12) == (variable == "step")
+
+
+def test_a_single_step_has_a_time():
+    sampler = build_sampler(SamplerConfig(num_inference_steps=1))
+    assert step_times(Predictor(), sampler) == [0.0]
+
+
+@st.composite
+def plans(draw, stack, steps):
+    kind = draw(st.sampled_from(list(PREDICTORS)))
+    variable = draw(st.sampled_from(["step", "log_snr"]))
+    predictor = Predictor(kind, draw(st.floats(0, 1)), variable)
+    pool = draw(st.lists(st.sets(st.integers(1, steps - 1)), min_size=1, max_size=4))
+    updates = [(0, *sorted(draw(st.sampled_from(pool)))) for _ in stack.branches]
+    return CachePlan(steps, tuple(stack.branches), tuple(updates), Provenance("bac", 1), predictor)
+
+
+@given(st.data(), st.booleans())
+def test_the_lowered_loop_is_the_obvious_one(toy_stack, ddpm, chunk, data, gated):
+    stack, sampler = toy_stack(steps=8, gated=gated), ddpm(steps=8)
+    plan = data.draw(plans(stack, 8))
+    noise, cond = chunk(sampler)
+    sample, _ = CachedLoop(stack, sampler, plan)(noise, cond)
+    expected = reference_loop(stack, sampler, plan, noise, cond)
+    torch.testing.assert_close(sample, expected, rtol=1e-9, atol=1e-9)
+
+
+class Drift:
+    """Branches whose values move evenly with the step, whatever the stream is."""
+
+    branches = tuple(Branch(f"layers.{i}.ffn", i, "ffn") for i in range(3))
+
+    def branch(self, i, h, k, ctx):
+        return torch.sin(torch.tensor(0.1 * k + i, dtype=torch.float64))
+
+    def add(self, i, h, r, k, ctx):
+        return h + r
+
+
+@pytest.mark.parametrize("kind", FORECASTS)
+def test_a_forecast_of_a_smooth_chain_is_nearer_than_reuse(kind):
+    stack = Drift()
+
+    def error(predictor):
+        updates = (tuple(range(0, 40, 4)),) * len(stack.branches)
+        plan = CachePlan(40, stack.branches, updates, Provenance("bac", 1), predictor)
+        program, worst = lower(plan), 0.0
+        cache = [None] * program.slots
+        for k, instructions in enumerate(program.steps):
+            h = torch.zeros((), dtype=torch.float64)
+            for instruction in instructions:
+                h = instruction(h, stack, k, None, cache)
+            exact = sum(stack.branch(i, h, k, None) for i in range(len(stack.branches)))
+            worst = max(worst, float((h - exact).abs())) if k > 8 else worst
+        return worst
+
+    assert error(Predictor(kind)) < 0.8 * error(Predictor())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "taylor9"}, "unknown predictor 'taylor9'; choose one of reuse, taylor1"),
+        ({"variable": "time"}, "unknown predictor variable 'time'; choose one of step, log_snr"),
+        ({"damping": 1.5}, "damping must be between 0 and 1, got 1.5"),
+    ],
+)
+def test_a_predictor_that_cannot_be_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor(**fields)
