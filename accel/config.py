@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["KINDS", "METRICS", "AccelConfig"]
+__all__ = ["KINDS", "METRICS", "OBJECTIVES", "SCORES", "AccelConfig"]
 
-KINDS = ("none", "uniform", "unified", "bac")
+KINDS = ("none", "uniform", "unified", "bac", "delta")
 METRICS = ("cosine", "l1", "relative_l2")
+OBJECTIVES = ("anchor", "consecutive")
+SCORES = ("volatility", "scheduled")
 
 
 @dataclass  # not frozen: Hydra writes a composed configuration field by field
@@ -16,12 +18,23 @@ class AccelConfig:
 
     Attributes:
         kind: `none`; `uniform`, all branches every K/S steps; `unified`, all branches on the
-            schedule of the first one; `bac`, a schedule per branch (Block-wise Adaptive Caching).
+            schedule of the first one; `bac`, a schedule per branch (Block-wise Adaptive Caching);
+            `delta`, the rear layers every K/S steps early in the chain and the front layers late
+            in it, the other layers always (Delta-DiT).
         budget: S, updates of each branch in one chunk, the first step included.
         union: n, the volatile branches that are also updated with every feed-forward branch
             downstream (Bubbling Union); 0 for none. Only `bac` uses it.
+        budgets: S of single kinds of branches, such as `{sa: 8, ffn: 6}`; those that are not
+            named, or None, have `budget`. Only for `uniform` and `bac`.
         metric: distance between a branch's values at two steps, one of `METRICS`.
+        objective: what the schedule makes smallest, the distance of reused steps to the `anchor`
+            that filled the cache, as in the released code, or to the step before (`consecutive`),
+            as in the paper.
+        score: by what `union` picks branches; `volatility`, as published, or `scheduled`, the
+            error of their caches when a feed-forward branch downstream is updated.
         force_last: also update every branch at the last step, as the published code does.
+        depth: share of the layers that `delta` reuses at a time; 1 reuses all, like `uniform`.
+        boundary: share of the chain after which `delta` goes over from rear to front layers.
         plan: path of a saved `CachePlan` of this kind to run as it is; the settings above make a
             plan, and a saved one brings its own.
     """
@@ -29,16 +42,41 @@ class AccelConfig:
     kind: str = "none"
     budget: int = 10
     union: int = 5
+    budgets: dict[str, int | None] = field(default_factory=dict)
     metric: str = "cosine"
+    objective: str = "anchor"
+    score: str = "volatility"
     force_last: bool = False
+    depth: float = 0.5
+    boundary: float = 0.5
     plan: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown accelerator {self.kind!r}; choose one of {', '.join(KINDS)}")
-        if self.metric not in METRICS:
-            raise ValueError(f"unknown metric {self.metric!r}; choose one of {', '.join(METRICS)}")
+        for what, given, choices in (
+            ("accelerator", self.kind, KINDS),
+            ("metric", self.metric, METRICS),
+            ("objective", self.objective, OBJECTIVES),
+            ("score", self.score, SCORES),
+        ):
+            if given not in choices:
+                raise ValueError(f"unknown {what} {given!r}; choose one of {', '.join(choices)}")
         if self.budget < 1:
             raise ValueError(f"budget must be at least 1 update a branch, got {self.budget}")
+        budgets = {kind: s for kind, s in self.budgets.items() if s is not None}
+        for kind, s in budgets.items():
+            if s < 1:
+                raise ValueError(f"budgets.{kind} must be at least 1 update a branch, got {s}")
+        self.budgets = {**budgets}
+        if budgets and self.kind not in ("uniform", "bac"):
+            raise ValueError(
+                f"accel={self.kind} has no budgets for kinds of branches; choose uniform or bac, "
+                "or leave budgets empty"
+            )
         if self.union < 0:
             raise ValueError(f"union must be 0 or more branches, got {self.union}")
+        if not 0 < self.depth <= 1:
+            raise ValueError(
+                f"depth must be a share of the layers, above 0 and up to 1, got {self.depth}"
+            )
+        if not 0 <= self.boundary <= 1:
+            raise ValueError(f"boundary must be a share of the chain, 0 to 1, got {self.boundary}")

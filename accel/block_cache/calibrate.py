@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastloop.accel.block_cache.bubbling import bubbling_union, volatility
+from fastloop.accel.block_cache.bubbling import bubbling_union, scheduled_error, volatility
 from fastloop.accel.block_cache.plan import CachePlan, Provenance
-from fastloop.accel.block_cache.schedule import adaptive_schedules, distances, uniform_schedule
+from fastloop.accel.block_cache.schedule import (
+    adaptive_schedules,
+    delta_schedules,
+    distances,
+    uniform_schedule,
+)
 from fastloop.accel.block_cache.stack import Branch, ResidualStack
 from fastloop.accel.config import AccelConfig
 from fastloop.accel.samplers.base import Sampler, denoise, describe
 
 __all__ = ["Calibration", "calibrate", "make_plan", "trace"]
+
+USED = {  # settings, apart from those of every kind
+    "uniform": ("budgets",),
+    "unified": ("metric", "objective"),
+    "bac": ("budgets", "union", "metric", "objective", "score"),
+    "delta": ("depth", "boundary"),
+}
+ENOUGH = 8  # observations, below which a schedule may be chance
 
 
 @dataclass(frozen=True)
@@ -27,12 +40,20 @@ class Calibration:
         plan: the schedules.
         distance: (N, K, K) float64 mean over observations; [n, a, t] is the error of using the
             value that branch n had at step a for step t.
-        volatility: (N,) float64 mean over observations.
+        l1: the same as mean absolute difference, whatever the metric.
     """
 
     plan: CachePlan
     distance: npt.NDArray[np.float64]
-    volatility: npt.NDArray[np.float64]
+    l1: npt.NDArray[np.float64]
+
+    @property
+    def warning(self) -> str:
+        """What makes the plan doubtful, in a sentence; empty when nothing does."""
+        seen = self.plan.provenance.observations
+        if seen >= ENOUGH:
+            return ""
+        return f"decided on {seen} observations, which may be chance; average {ENOUGH} or more"
 
 
 def make_plan(
@@ -46,24 +67,25 @@ def make_plan(
     """The plan of a preset.
 
     Args:
-        config: of kind `uniform`, which needs no observation, `unified` or `bac`.
+        config: of kind `uniform` or `delta`, which need no observation, `unified` or `bac`.
         stack, sampler: of the policy.
         observations: `noises` and `conds` as `calibrate` takes them.
         digest: of the checkpoint.
 
     Raises:
-        ValueError: the kind makes no plan, or needs observations and has none.
+        ValueError: the kind makes no plan, or needs observations and has none; the budget does
+            not fit, or is for a kind of branch that the stack does not have.
     """
     if config.kind == "none":
-        raise ValueError("accel=none makes no cache plan; choose uniform, unified or bac")
-    if config.kind == "uniform":
-        steps = len(sampler.timesteps)
-        schedules = [uniform_schedule(steps, config.budget)] * len(stack.branches)
-        provenance = Provenance(
-            "uniform", config.budget, force_last=config.force_last, digest=digest,
-            sampler=describe(sampler),
-        )  # fmt: skip
-        return _plan(config, steps, stack.branches, schedules, provenance)
+        raise ValueError("accel=none makes no cache plan; choose uniform, delta, unified or bac")
+    if config.kind in ("uniform", "delta"):
+        steps, branches = len(sampler.timesteps), stack.branches
+        if config.kind == "uniform":
+            schedules = [uniform_schedule(steps, s) for s in _budgets(config, branches, steps)]
+        else:
+            layers = [branch.layer for branch in branches]
+            schedules = delta_schedules(layers, steps, config.budget, config.depth, config.boundary)
+        return _plan(config, stack, sampler, schedules, digest)
     if observations is None:
         raise ValueError(
             f"accel={config.kind} is decided on observations: pass some, or write a plan with "
@@ -98,49 +120,43 @@ def calibrate(
         progress: called with (done, M) after each observation.
 
     Raises:
-        ValueError: the kind needs no calibration, the budget does not fit, there is no
-            observation, or a branch answers something that is not finite.
+        ValueError: the kind needs no calibration, the budget does not fit or is for a kind of
+            branch that the stack does not have, there is no observation or not one condition for
+            each, or a branch answers something that is not finite.
     """
     if config.kind not in ("unified", "bac"):
         raise ValueError(f"accel={config.kind} needs no calibration; choose unified or bac")
     total, steps = noises.shape[1], len(sampler.timesteps)
     if total == 0:
         raise ValueError("calibration needs at least one observation, got none")
-    uniform_schedule(steps, config.budget)  # refuses a budget that does not fit, before any work
+    if conds is not None and len(conds) != total:
+        raise ValueError(
+            f"calibration needs one condition an observation: got noise for {total} and "
+            f"{len(conds)} conditions"
+        )
+    budgets = _budgets(config, stack.branches, steps)
+
+    def updates(
+        distance: npt.NDArray[np.float64], l1: npt.NDArray[np.float64]
+    ) -> list[tuple[int, ...]]:
+        return _schedules(config, stack.branches, budgets, distance, l1)
 
     n = len(stack.branches)
-    halves = np.zeros((2, n, steps, steps)), np.zeros((2, n))
+    halves = np.zeros((2, 2, n, steps, steps))  # of the observations: sums of distance and of l1
     for m in range(total):
         cond = None if conds is None else conds[m : m + 1]
         activations = trace(stack, sampler, noises[:, m : m + 1], cond)
-        halves[0][m % 2] += distances(activations, config.metric).cpu().numpy()
-        halves[1][m % 2] += volatility(activations).cpu().numpy()
+        for i, metric in enumerate((config.metric, "l1")):
+            halves[m % 2, i] += distances(activations, metric).cpu().numpy()
         if progress is not None:
             progress(m + 1, total)
-    distance, scores = (half.sum(axis=0) / total for half in halves)
-
-    def updates(
-        distance: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
-    ) -> list[tuple[int, ...]]:
-        return _schedules(config, stack.branches, distance, scores)
-
-    stability = None
-    if total > 1:
-        stability = _agreement(*(updates(halves[0][half], halves[1][half]) for half in (0, 1)))
-    provenance = Provenance(
-        algorithm=config.kind,
-        budget=config.budget,
-        union=config.union if config.kind == "bac" else 0,
-        metric=config.metric,
-        force_last=config.force_last,
-        digest=digest,
-        sampler=describe(sampler),
-        observations=total,
-        seeds=tuple(seeds),
-        stability=stability,
-    )
-    plan = _plan(config, steps, stack.branches, updates(distance, scores), provenance)
-    return Calibration(plan, distance, scores)
+    distance, l1 = halves.sum(axis=0) / total
+    plan = _plan(
+        config, stack, sampler, updates(distance, l1), digest,
+        observations=total, seeds=tuple(seeds),
+        stability=_agreement(*(updates(*half) for half in halves)) if total > 1 else None,
+    )  # fmt: skip
+    return Calibration(plan, distance, l1)
 
 
 @torch.inference_mode()
@@ -179,29 +195,67 @@ def trace(
     return activations
 
 
+def _budgets(config: AccelConfig, branches: Sequence[Branch], steps: int) -> list[int]:
+    """Updates of each branch; refuses kinds that are not there and budgets that do not fit."""
+    kinds = list(dict.fromkeys(branch.kind for branch in branches))
+    for kind in config.budgets:
+        if kind not in kinds:
+            raise ValueError(
+                f"there is a budget for branches of kind {kind!r}, but this network has: "
+                + ", ".join(kinds)
+            )
+    budgets = [config.budgets.get(branch.kind) or config.budget for branch in branches]
+    for budget in budgets:
+        uniform_schedule(steps, budget)
+    return budgets
+
+
 def _schedules(
     config: AccelConfig,
     branches: Sequence[Branch],
+    budgets: Sequence[int],
     distance: npt.NDArray[np.float64],
-    scores: npt.NDArray[np.float64],
+    l1: npt.NDArray[np.float64],
 ) -> list[tuple[int, ...]]:
     if config.kind == "unified":
         # As published: the schedule of the first branch, which is a self-attention, for all.
-        return adaptive_schedules(distance[:1], config.budget) * len(branches)
-    schedules = adaptive_schedules(distance, config.budget)
-    return bubbling_union(schedules, branches, torch.from_numpy(scores), config.union)
+        first = adaptive_schedules(distance[:1], config.budget, config.objective)
+        return first * len(branches)
+    schedules = adaptive_schedules(distance, budgets, config.objective)
+    if config.score == "scheduled":
+        scores = scheduled_error(schedules, branches, l1)
+    else:
+        scores = volatility(l1)
+    return bubbling_union(schedules, branches, scores, config.union)
 
 
 def _plan(
     config: AccelConfig,
-    steps: int,
-    branches: Sequence[Branch],
+    stack: ResidualStack,
+    sampler: Sampler,
     schedules: Sequence[tuple[int, ...]],
-    provenance: Provenance,
+    digest: str,
+    *,
+    observations: int = 0,
+    seeds: tuple[int, ...] = (),
+    stability: float | None = None,
 ) -> CachePlan:
+    """The schedules as a plan that says which settings they come from."""
+    steps, settings = len(sampler.timesteps), asdict(config)
     if config.force_last:
         schedules = [tuple(sorted({*schedule, steps - 1})) for schedule in schedules]
-    return CachePlan(steps, tuple(branches), tuple(schedules), provenance)
+    provenance = Provenance(
+        algorithm=config.kind,
+        budget=config.budget,
+        force_last=config.force_last,
+        digest=digest,
+        sampler=describe(sampler),
+        observations=observations,
+        seeds=seeds,
+        stability=stability,
+        **{name: settings[name] for name in USED[config.kind]},
+    )
+    return CachePlan(steps, tuple(stack.branches), tuple(schedules), provenance)
 
 
 def _agreement(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> float:

@@ -80,6 +80,16 @@ def test_a_saved_plan_runs_as_it_is(policy, tmp_path):
         accelerate(policy, AccelConfig("uniform", plan=str(path)))
 
 
+def test_delta_runs_as_its_plan_says(policy, chunk):
+    """Computed are steps 0 to 5 and 8 of the first layer, 0, 4 and 6 to 11 of the second."""
+    fast = accelerate(policy, AccelConfig("delta", budget=3))
+    noise, cond = chunk(policy.sampler)
+    policy.stack().calls = 0
+    _, report = fast.loop(noise, cond)
+    assert policy.stack().calls == report.computed == 3 * (7 + 8)
+    assert report.name == "delta"
+
+
 def test_a_network_that_is_no_stack_says_so(policy, monkeypatch):
     def stack():
         raise ValueError("block caches need a transformer denoiser, this policy has a U-Net")

@@ -1,12 +1,20 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 
 from fastloop.accel.block_cache import calibrate, make_plan
-from fastloop.accel.block_cache.bubbling import bubbling_union
+from fastloop.accel.block_cache.bubbling import bubbling_union, scheduled_error, volatility
 from fastloop.accel.block_cache.calibrate import trace
-from fastloop.accel.block_cache.schedule import adaptive_schedules, distances
-from fastloop.accel.config import METRICS, AccelConfig
+from fastloop.accel.block_cache.plan import CachePlan
+from fastloop.accel.block_cache.schedule import (
+    adaptive_schedules,
+    delta_schedules,
+    distances,
+    uniform_schedule,
+)
+from fastloop.accel.config import METRICS, OBJECTIVES, SCORES, AccelConfig
 
 BAC = AccelConfig("bac", budget=3, union=2)
 
@@ -35,24 +43,67 @@ def test_observations_are_averaged(watched, metric):
     stack, sampler, noises, conds = watched
     config = AccelConfig("bac", budget=3, union=0, metric=metric)
     found = calibrate(stack, sampler, noises, conds, config)
-    each = [
-        distances(trace(stack, sampler, noises[:, m : m + 1], conds[m : m + 1]), metric).numpy()
-        for m in range(4)
-    ]
-    np.testing.assert_allclose(found.distance, np.mean(each, axis=0), rtol=1e-12, atol=1e-14)
+    values = [trace(stack, sampler, noises[:, m : m + 1], conds[m : m + 1]) for m in range(4)]
+    for ours, name in ((found.distance, metric), (found.l1, "l1")):
+        each = [distances(value, name).numpy() for value in values]
+        np.testing.assert_allclose(ours, np.mean(each, axis=0), rtol=1e-12, atol=1e-14)
     assert found.plan.updates == tuple(adaptive_schedules(found.distance, 3))
 
 
-def test_bac_unites_the_most_volatile(watched):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("score", SCORES)
+def test_bac_unites_the_branches_of_the_highest_score(watched, objective, score):
     stack, sampler, noises, conds = watched
-    found = calibrate(stack, sampler, noises, conds, BAC, digest="d", seeds=(5, 6))
-    base = adaptive_schedules(found.distance, 3)
-    scores = torch.from_numpy(found.volatility)
+    config = AccelConfig("bac", budget=3, union=2, objective=objective, score=score)
+    found = calibrate(stack, sampler, noises, conds, config, digest="d", seeds=(5, 6))
+    base = adaptive_schedules(found.distance, 3, objective)
+    scores = {
+        "volatility": volatility(found.l1),
+        "scheduled": scheduled_error(base, stack.branches, found.l1),
+    }[score]
     assert found.plan.updates == tuple(bubbling_union(base, stack.branches, scores, 2))
     made = found.plan.provenance
     assert (made.algorithm, made.budget, made.union, made.metric) == ("bac", 3, 2, "cosine")
+    assert (made.objective, made.score) == (objective, score)
     assert (made.digest, made.observations, made.seeds) == ("d", 4, (5, 6))
     assert 0 <= made.stability <= 1
+
+
+def test_the_two_scores_may_choose_differently(watched):
+    """What is volatile is not what is stale when it matters, or the choice would be idle."""
+    stack, sampler, noises, conds = watched
+    found = calibrate(stack, sampler, noises, conds, AccelConfig("bac", budget=3, union=0))
+    scheduled = scheduled_error(found.plan.updates, stack.branches, found.l1)
+    assert scheduled.argmax() != volatility(found.l1).argmax()
+
+
+def test_kinds_of_branches_have_budgets_of_their_own(watched):
+    stack, sampler, noises, conds = watched
+    budgets = {"ffn": 2, "sa": 5, "mlp": None}
+    found = calibrate(
+        stack, sampler, noises, conds, AccelConfig("bac", budget=3, union=0, budgets=budgets)
+    ).plan
+    expected = {"sa": 5, "ca": 3, "ffn": 2}
+    for branch, updates in zip(found.branches, found.updates, strict=True):
+        assert len(updates) == expected[branch.kind]
+    uniform = make_plan(AccelConfig("uniform", budget=3, budgets=budgets), stack, sampler)
+    assert uniform.updates[:3] == tuple(uniform_schedule(12, s) for s in (5, 3, 2))
+    for plan in (found, uniform):
+        assert plan.provenance.budgets == {"ffn": 2, "sa": 5}
+
+
+def test_a_budget_that_no_branch_has_need_not_fit(watched):
+    stack, sampler, _, _ = watched
+    config = AccelConfig("uniform", budget=40, budgets={"sa": 2, "ca": 2, "ffn": 3})
+    assert make_plan(config, stack, sampler).updates[2] == (0, 4, 8)
+
+
+def test_few_observations_are_warned_of(watched, chunk):
+    stack, sampler, noises, conds = watched
+    few = calibrate(stack, sampler, noises, conds, BAC)
+    assert few.warning == "decided on 4 observations, which may be chance; average 8 or more"
+    enough = calibrate(stack, sampler, *chunk(sampler, batch=8), BAC)
+    assert enough.warning == ""
 
 
 def test_unified_gives_every_branch_the_schedule_of_the_first(watched):
@@ -75,7 +126,7 @@ def test_equal_halves_are_perfectly_stable_and_one_has_no_halves(watched):
 
 def test_force_last_adds_the_last_step_to_every_branch(watched):
     stack, sampler, noises, conds = watched
-    for kind in ("uniform", "unified", "bac"):
+    for kind in ("uniform", "unified", "bac", "delta"):
         config = AccelConfig(kind, budget=3, force_last=True)
         plan = make_plan(config, stack, sampler, (noises, conds))
         plain = make_plan(AccelConfig(kind, budget=3), stack, sampler, (noises, conds))
@@ -92,6 +143,20 @@ def test_bad_input_is_refused_before_any_work(watched):
     stack, sampler, noises, conds = watched
     with pytest.raises(ValueError, match="40 updates does not fit 12"):
         calibrate(stack, sampler, noises, conds, AccelConfig("bac", budget=40))
+    for kind, (budgets, message) in product(
+        ("bac", "uniform"),
+        (
+            ({"ca": 13}, "13 updates does not fit 12"),
+            ({"mlp": 3}, "kind 'mlp', but this network has: sa, ca, ffn"),
+        ),
+    ):
+        config = AccelConfig(kind, budget=3, budgets=budgets)
+        with pytest.raises(ValueError, match=message):
+            make_plan(config, stack, sampler, (noises, conds))
+    with pytest.raises(ValueError, match="40 updates does not fit 12"):
+        make_plan(AccelConfig("delta", budget=40), stack, sampler)
+    with pytest.raises(ValueError, match="noise for 4 and 3 conditions"):
+        calibrate(stack, sampler, noises, conds[:3], BAC)
     with pytest.raises(ValueError, match="at least one observation"):
         calibrate(stack, sampler, noises[:, :0], conds[:0], BAC)
     with pytest.raises(ValueError, match="needs no calibration"):
@@ -118,10 +183,40 @@ def test_uniform_needs_no_observation(watched):
     assert stack.calls == 0
 
 
+def test_values_from_observations_that_are_not_finite_are_refused(watched):
+    stack, sampler, noises, conds = watched
+    conds[2] = torch.nan
+    with pytest.raises(ValueError, match=r"layers\.0\.sa is not finite at denoise step 0"):
+        calibrate(stack, sampler, noises, conds, BAC)
+
+
+def test_delta_needs_no_observation_and_is_a_plan_like_any(watched, tmp_path):
+    stack, sampler, _, _ = watched
+    config = AccelConfig("delta", budget=3, depth=0.5, boundary=0.25)
+    plan = make_plan(config, stack, sampler, digest="d")
+    assert plan.updates == tuple(delta_schedules([0, 0, 0, 1, 1, 1], 12, 3, 0.5, 0.25))
+    made = plan.provenance
+    assert (made.algorithm, made.depth, made.boundary, made.metric) == ("delta", 0.5, 0.25, "")
+    assert stack.calls == 0
+    plan.save(tmp_path / "plan.json")
+    assert CachePlan.load(tmp_path / "plan.json") == plan
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"kind": "blocks"}, "'blocks'; choose one of none, uniform, unified, bac"),
+        ({"kind": "blocks"}, "'blocks'; choose one of none, uniform, unified, bac, delta"),
+        ({"objective": "best"}, "unknown objective 'best'; choose one of anchor, consecutive"),
+        ({"score": "best"}, "unknown score 'best'; choose one of volatility, scheduled"),
+        (
+            {"kind": "bac", "budgets": {"sa": 0}},
+            "budgets.sa must be at least 1 update a branch, got 0",
+        ),
+        ({"kind": "unified", "budgets": {"sa": 2}}, "accel=unified has no budgets for kinds"),
+        ({"depth": 0.0}, "share of the layers, above 0 and up to 1, got 0.0"),
+        ({"depth": 1.5}, "share of the layers"),
+        ({"boundary": -0.1}, "share of the chain, 0 to 1, got -0.1"),
+        ({"boundary": float("nan")}, "share of the chain"),
         ({"metric": "l2"}, "'l2'; choose one of cosine, l1, relative_l2"),
         ({"budget": 0}, "at least 1 update"),
         ({"union": -1}, "0 or more"),
