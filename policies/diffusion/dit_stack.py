@@ -31,6 +31,8 @@ class DiTStack:
         timesteps: (K,) of the sampler.
     """
 
+    gated = True
+
     @torch.no_grad()
     def __init__(self, net: DiT, timesteps: torch.Tensor) -> None:
         self.net = net
@@ -80,6 +82,12 @@ class DiTStack:
         """What multiplies the value of branch i at step k before it is added: (B, 1, E)."""
         layer, is_mlp = divmod(i, 2)
         return ctx[k, layer, 3 * is_mlp + 2]
+
+    def add(
+        self, i: int, h: torch.Tensor, r: torch.Tensor, k: int, ctx: torch.Tensor
+    ) -> torch.Tensor:
+        """The stream with the value `r` of branch i added through the gate of step k."""
+        return torch.addcmul(h, self.gate(i, k, ctx), r)
 
     def finish(self, h: torch.Tensor, k: int, ctx: torch.Tensor) -> torch.Tensor:
         """The output (B, T, A)."""

@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+from fastloop.accel.block_cache import CachedLoop, CachePlan, Provenance
+from fastloop.accel.block_cache.reference import reference_loop
+from fastloop.accel.denoise import PlainLoop
 from fastloop.accel.samplers import SamplerConfig, build_sampler
 from fastloop.policies.diffusion.dit import DiT
 from fastloop.policies.diffusion.dit_stack import DiTStack
@@ -27,20 +30,23 @@ def build(form, dtype=torch.float64):
     config = SamplerConfig("flow", 1, STEPS) if form.get("reversed_flow") else None
     sampler = build_sampler(config or SamplerConfig("ddpm", 50, STEPS))
     sample, cond = torch.randn(4, T, 3, dtype=dtype), torch.randn(4, 2, 5, dtype=dtype)
-    return net, DiTStack(net, sampler.timesteps), sampler.timesteps, sample, cond
+    return net, DiTStack(net, sampler.timesteps), sampler, sample, cond
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @torch.inference_mode()
 def test_the_gated_branches_add_up_to_the_network(form, dtype, tolerance):
-    net, stack, timesteps, sample, cond = build(form, dtype)
+    net, stack, sampler, sample, cond = build(form, dtype)
     ctx = stack.context(cond)
-    for k, timestep in enumerate(timesteps):
+    for k, timestep in enumerate(sampler.timesteps):
         h = stack.begin(sample, k, ctx)
         for i in range(len(stack.branches)):
             gate = stack.gate(i, k, ctx)
             assert gate.shape == (4, 1, 32)
-            h = h + gate * stack.branch(i, h, k, ctx)
+            value = stack.branch(i, h, k, ctx)
+            added = stack.add(i, h, value, k, ctx)
+            torch.testing.assert_close(added, h + gate * value)
+            h = added
         expected = net(sample, timestep, cond)
         error = (stack.finish(h, k, ctx) - expected).abs().max() / expected.abs().max()
         assert error <= tolerance
@@ -59,7 +65,7 @@ def test_branches_are_named_in_the_order_of_execution(form):
 @torch.inference_mode()
 def test_values_are_those_before_the_gate(form):
     """Doubling the gates of a layer leaves its values as they are."""
-    net, stack, timesteps, sample, cond = build(form)
+    net, stack, sampler, sample, cond = build(form)
     ctx = stack.context(cond)
     before = [(stack.branch(i, stack.begin(sample, 1, ctx), 1, ctx)) for i in (0, 1)]
     gates = [stack.gate(i, 1, ctx) for i in (0, 1)]
@@ -67,7 +73,7 @@ def test_values_are_those_before_the_gate(form):
     for number in (2, 5):
         modulation.weight[number * 32 : (number + 1) * 32] *= 2
         modulation.bias[number * 32 : (number + 1) * 32] *= 2
-    stack = DiTStack(net, timesteps)
+    stack = DiTStack(net, sampler.timesteps)
     ctx = stack.context(cond)
     for i in (0, 1):
         assert torch.equal(stack.branch(i, stack.begin(sample, 1, ctx), 1, ctx), before[i])
@@ -92,3 +98,28 @@ def test_observations_and_steps_both_modulate(form):
     for i in range(len(stack.branches)):
         assert not torch.allclose(stack.gate(i, 0, ctx), stack.gate(i, 1, ctx))
         assert not torch.allclose(stack.gate(i, 0, ctx), stack.gate(i, 0, other))
+
+
+@torch.inference_mode()
+def test_updating_every_step_is_the_published_policy(form):
+    net, stack, sampler, sample, cond = build(form)
+    sampler = sampler.to("cpu", torch.float64)
+    noise = torch.randn(sampler.num_noises, *sample.shape, dtype=sample.dtype)
+    every = (tuple(range(STEPS)),) * len(stack.branches)
+    dense = CachePlan(STEPS, tuple(stack.branches), every, Provenance("uniform", STEPS))
+    output, _ = CachedLoop(stack, sampler, dense)(noise, cond)
+    expected, _ = PlainLoop(net, sampler)(noise, cond)
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
+
+
+@torch.inference_mode()
+def test_a_reused_value_gets_the_gate_of_its_own_step(form):
+    _, stack, sampler, sample, cond = build(form)
+    sampler = sampler.to("cpu", torch.float64)
+    noise = torch.randn(sampler.num_noises, *sample.shape, dtype=sample.dtype)
+    schedules = [(0,), (0, 3), (0, 2, 4)]
+    mixed = tuple(schedules[i * i % 3] for i in range(len(stack.branches)))
+    plan = CachePlan(STEPS, tuple(stack.branches), mixed, Provenance("bac", 2))
+    output, _ = CachedLoop(stack, sampler, plan)(noise, cond)
+    expected = reference_loop(stack, sampler, plan, noise, cond)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
