@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from fastloop.accel.block_cache.stack import ResidualStack
 from fastloop.accel.denoise import DenoiseLoop, PlainLoop
 from fastloop.accel.samplers import Sampler
 from fastloop.policies.base import Budget, Plan
+from fastloop.policies.diffusion.dit import DiT
+from fastloop.policies.diffusion.dit_stack import DiTStack
 from fastloop.policies.diffusion.model import DiffusionModel
 from fastloop.policies.diffusion.stack import TransformerStack
 from fastloop.policies.diffusion.transformer import TransformerForDiffusion
+from fastloop.policies.diffusion.unet import ConditionalUnet1D
+from fastloop.policies.diffusion.unet_stack import UnetStack
 from fastloop.policies.history import History
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import PolicySpec
 
 __all__ = ["DiffusionPolicy"]
+
+STACKS: dict[type, Callable[[Any, torch.Tensor], ResidualStack]] = {
+    TransformerForDiffusion: TransformerStack,
+    ConditionalUnet1D: UnetStack,
+    DiT: DiTStack,
+}
 
 
 class DiffusionPolicy:
@@ -74,18 +86,19 @@ class DiffusionPolicy:
         shape = (self.sampler.num_noises, self.spec.horizon, self.spec.action.dim)
         return rng.normal(shape).transpose(0, 1)
 
-    def stack(self) -> TransformerStack:
+    def stack(self) -> ResidualStack:
         """The network as a list of residual branches, for block caches.
 
         Raises:
             ValueError: for networks that are no stack of residual branches.
         """
-        if not isinstance(self.model.model, TransformerForDiffusion):
+        network = self.model.model
+        if type(network) not in STACKS:
             raise ValueError(
-                f"block caches need a transformer denoiser, this policy has "
-                f"{type(self.model.model).__name__}; use accel=none"
+                f"block caches need one of {', '.join(known.__name__ for known in STACKS)}, this "
+                f"policy has {type(network).__name__}; use accel=none"
             )
-        return TransformerStack(self.model.model, self.sampler.timesteps)
+        return STACKS[type(network)](network, self.sampler.timesteps)
 
     def with_loop(self, loop: DenoiseLoop) -> DiffusionPolicy:
         """The same weights run through another denoise loop."""

@@ -7,6 +7,7 @@ from fastloop.accel.apply import accelerate, remove
 from fastloop.accel.config import AccelConfig
 from fastloop.accel.denoise import PlainLoop
 from fastloop.policies.base import Policy
+from fastloop.policies.diffusion.unet import ConditionalUnet1D
 from fastloop.policies.history import EpisodeHistory, History
 from fastloop.policies.rng import Rng
 
@@ -142,16 +143,17 @@ def test_images_in_lerobots_range_are_the_same_images(diffusion_policy, observe)
     torch.testing.assert_close(plans[0].actions, plans[1].actions)
 
 
+@pytest.mark.parametrize("network", ["transformer", "unet"])
 @pytest.mark.parametrize("images", [False, True], ids=["state", "images"])
-def test_an_accelerator_goes_on_and_off(diffusion_policy, plan, images):
-    policy = diffusion_policy(images=images)
+def test_an_accelerator_goes_on_and_off(diffusion_policy, plan, network, images):
+    policy = diffusion_policy(network, images=images)
     before = plan(policy).actions
     fast = accelerate(policy, AccelConfig("uniform", budget=2))
     made = plan(fast)
     assert made.report.name == "uniform"
     assert made.report.reused > 0
     assert not torch.equal(made.actions, before)
-    torch.testing.assert_close(made.actions, before, rtol=1.0, atol=1.0)
+    assert (made.actions - before).abs().mean() < 0.3 * before.std()
     assert torch.equal(plan(remove(fast)).actions, before)
     assert torch.equal(plan(policy).actions, before)
     assert torch.equal(
@@ -160,14 +162,16 @@ def test_an_accelerator_goes_on_and_off(diffusion_policy, plan, images):
     assert plan(fast.to(torch.float64)).report.name == "none", "its tables were of the old weights"
 
 
-def test_a_full_budget_is_the_plain_policy(diffusion_policy, plan):
-    policy = diffusion_policy()
+@pytest.mark.parametrize("network", ["transformer", "unet"])
+def test_a_full_budget_is_the_plain_policy(diffusion_policy, plan, network):
+    policy = diffusion_policy(network)
     dense = accelerate(policy, AccelConfig("uniform", budget=5))
     torch.testing.assert_close(plan(dense).actions, plan(policy).actions, rtol=1e-4, atol=1e-4)
 
 
-def test_calibration_on_observations(diffusion_policy, plan, observe):
-    policy = diffusion_policy()
+@pytest.mark.parametrize("network", ["transformer", "unet"])
+def test_calibration_on_observations(diffusion_policy, plan, observe, network):
+    policy = diffusion_policy(network)
     history = EpisodeHistory(2)
     history.observe(observe(policy, 5))
     batch = History.stack([history, history], 2)
@@ -178,9 +182,18 @@ def test_calibration_on_observations(diffusion_policy, plan, observe):
     assert plan(fast).report.engagement > 0
 
 
-def test_a_unet_is_no_stack_of_branches(diffusion_policy):
+def test_a_network_that_is_no_stack_of_branches_is_refused(diffusion_policy):
+    policy = diffusion_policy()
+    policy.model.model = torch.nn.Bilinear(2, 1, 2)
+    with pytest.raises(ValueError, match="this policy has Bilinear; use accel=none"):
+        accelerate(policy, AccelConfig("uniform"))
+    assert accelerate(policy, AccelConfig("none")) is policy
+
+
+def test_a_unet_without_a_live_skip_is_refused(diffusion_policy):
     policy = diffusion_policy("unet")
-    with pytest.raises(ValueError, match="ConditionalUnet1D; use accel=none"):
+    policy.model.model = ConditionalUnet1D(2, global_cond_dim=14, down_dims=(8,), n_groups=4)
+    with pytest.raises(ValueError, match="2 levels or more, this one has 1"):
         accelerate(policy, AccelConfig("uniform"))
     assert accelerate(policy, AccelConfig("none")) is policy
 
