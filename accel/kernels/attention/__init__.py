@@ -1,0 +1,1 @@
+"""The attention branches of a pre-norm transformer on short sequences."""

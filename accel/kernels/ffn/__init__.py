@@ -1,0 +1,1 @@
+"""The feed-forward branch of a pre-norm transformer."""
