@@ -14,7 +14,7 @@ from fastloop.accel.block_cache.schedule import (
     distances,
     uniform_schedule,
 )
-from fastloop.accel.config import METRICS, OBJECTIVES, SCORES, AccelConfig
+from fastloop.accel.config import KINDS, METRICS, OBJECTIVES, SCORES, AccelConfig
 
 BAC = AccelConfig("bac", budget=3, union=2)
 
@@ -205,7 +205,7 @@ def test_delta_needs_no_observation_and_is_a_plan_like_any(watched, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"kind": "blocks"}, "'blocks'; choose one of none, uniform, unified, bac, delta"),
+        ({"kind": "blocks"}, f"'blocks'; choose one of {', '.join(KINDS)}"),
         ({"objective": "best"}, "unknown objective 'best'; choose one of anchor, consecutive"),
         ({"score": "best"}, "unknown score 'best'; choose one of volatility, scheduled"),
         (
