@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastloop.policies.checkpoints import diffusion_policy, lerobot, native
+from fastloop.policies.checkpoints import diffusion_policy, lerobot, lerobot_dit, native
 from fastloop.policies.checkpoints.checkpoint import Checkpoint
 from fastloop.policies.checkpoints.errors import CheckpointError, RefusedError
 from fastloop.policies.checkpoints.files import read_json
@@ -47,7 +47,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 def _reader(path: Path) -> Callable[[str | Path], Checkpoint]:
     expected = (
         "expected a folder with config.json and model.safetensors (fastloop's own, or a LeRobot "
-        "diffusion policy), or a .ckpt of diffusion_policy"
+        "policy of type diffusion or multi_task_dit), or a .ckpt of diffusion_policy"
     )
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; {expected}")
@@ -61,6 +61,8 @@ def _reader(path: Path) -> Callable[[str | Path], Checkpoint]:
     config = read_json(path / "config.json")
     if "format" in config:
         return native.load
+    if config.get("type") == lerobot_dit.TYPE:
+        return lerobot_dit.load
     return lerobot.load
 
 
@@ -97,6 +99,7 @@ def describe(path: str | Path, *, keys: bool = False) -> dict[str, Any]:
         "sampler": dataclasses.asdict(checkpoint.sampler),
         "vision": dataclasses.asdict(checkpoint.vision) if checkpoint.vision else None,
         "state": dataclasses.asdict(checkpoint.state) if checkpoint.state else None,
+        "clip": dataclasses.asdict(checkpoint.clip) if checkpoint.clip else None,
         "relative_to": checkpoint.relative_to,
         "normalizer": fields,
         "ema": checkpoint.ema,

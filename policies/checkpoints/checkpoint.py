@@ -12,6 +12,7 @@ import torch
 
 from fastloop.accel.samplers import SamplerConfig
 from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.diffusion.clip import ClipConfig
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.spec import ActionSpec, PolicySpec, TensorSpec
@@ -28,7 +29,8 @@ class Checkpoint:
 
     Attributes:
         kind: the format it was read from, ``fastloop``, ``diffusion_policy`` or ``lerobot``.
-        network: ``transformer`` (`TransformerForDiffusion`) or ``unet`` (`ConditionalUnet1D`).
+        network: ``transformer`` (`TransformerForDiffusion`), ``unet`` (`ConditionalUnet1D`) or
+            ``dit`` (`DiT`).
         arch: arguments of the network's constructor.
         sampler: the chain from noise to actions.
         state_dict: of a `DiffusionModel`: ``model.*``, ``normalizer.*`` and ``obs_encoder.*``, on
@@ -39,6 +41,7 @@ class Checkpoint:
         vision: how images become features, None for low-dimensional policies.
         state: how low-dimensional observations become features, None where they are only
             normalized.
+        clip: how images and the instruction become features through CLIP, None without it.
         relative_to: observation whose newest value the actions are relative to inside the network.
         action: what the actions mean; published files do not say.
         control_hz: actions a second; published files do not say.
@@ -60,6 +63,7 @@ class Checkpoint:
     n_action_steps: int
     vision: VisionConfig | None = None
     state: StateConfig | None = None
+    clip: ClipConfig | None = None
     relative_to: str | None = None
     action: ActionSpec | None = None
     control_hz: float | None = None
@@ -79,6 +83,8 @@ class Checkpoint:
         ours = {"input_dim": self.action_dim}
         if self.network == "transformer":
             ours |= {"horizon": self.horizon, "n_obs_steps": self.n_obs_steps}
+        elif self.network == "dit":
+            ours |= {"horizon": self.horizon}
         elif self.horizon % (stride := 2 ** (len(self.arch["down_dims"]) - 1)):
             raise CheckpointError(
                 f"{self.source}: a horizon of {self.horizon} cannot be halved at every level of "

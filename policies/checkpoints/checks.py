@@ -12,6 +12,7 @@ from torch import nn
 
 from fastloop.accel.samplers import SamplerConfig, build_sampler
 from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.diffusion.dit import DiT
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.transformer import TransformerForDiffusion
 from fastloop.policies.diffusion.unet import ConditionalUnet1D
@@ -31,6 +32,7 @@ __all__ = [
 NETWORKS: dict[str, type[nn.Module]] = {
     "transformer": TransformerForDiffusion,
     "unet": ConditionalUnet1D,
+    "dit": DiT,
 }
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -116,7 +118,7 @@ def arch_of_weights(network: str, weights: Shapes, source: str) -> dict[str, Any
         CheckpointError: when the weights are of another kind of network.
     """
     try:
-        return (_transformer if network == "transformer" else _unet)(weights)
+        return {"transformer": _transformer, "unet": _unet, "dit": _dit}[network](weights)
     except (KeyError, IndexError) as error:
         sample = ", ".join(list(weights)[:6]) or "no model.* keys at all"
         raise CheckpointError(
@@ -164,6 +166,24 @@ def _unet(weights: Shapes) -> dict[str, Any]:
         "global_cond_dim": cond_dim - step_dim or None,
         "cond_predict_scale": film == 2 * first[0][0],
     }
+
+
+def _dit(weights: Shapes) -> dict[str, Any]:
+    hidden_dim, input_dim = weights["input_proj.weight"]
+    time_dim = weights["time_mlp.3.weight"][0]
+    features = weights["transformer_blocks.0.adaLN_modulation.1.weight"][1]
+    found = {
+        "input_dim": input_dim,
+        "hidden_dim": hidden_dim,
+        "num_layers": _layers(weights, "transformer_blocks"),
+        "timestep_embed_dim": time_dim,
+        "global_cond_dim": features - time_dim,
+        "use_rope": "transformer_blocks.0.attn.qkv_proj.weight" in weights,
+        "use_positional_encoding": "pos_embedding" in weights,
+    }
+    if "pos_embedding" in weights:
+        found["horizon"] = weights["pos_embedding"][1]
+    return found
 
 
 def check_normalizer(

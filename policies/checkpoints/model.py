@@ -22,6 +22,7 @@ def build_model(checkpoint: Checkpoint) -> DiffusionModel:
             checkpoint.n_obs_steps,
             vision=checkpoint.vision,
             state=checkpoint.state,
+            clip=checkpoint.clip,
         ),
         relative_to=checkpoint.relative_to,
     )

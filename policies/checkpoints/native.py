@@ -28,6 +28,7 @@ from fastloop.policies.checkpoints.checks import (
 )
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.files import read_json, read_safetensors
+from fastloop.policies.diffusion.clip import ClipConfig
 from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
@@ -113,13 +114,18 @@ def load(folder: str | Path) -> Checkpoint:
         )
     spec = _spec_from_json(config["spec"]) | {
         "vision": _vision_from_json(config["vision"]),
+        "clip": _clip_from_json(config.get("clip")),  # not in folders of before it was known
         "state": StateConfig(**config["state"]) if config["state"] else None,
         "relative_to": config["relative_to"],
     }
     check_network(config["network"], config["arch"], state_dict, str(folder))
     check_encoder(
         lambda: build_encoder(
-            spec["inputs"], spec["n_obs_steps"], vision=spec["vision"], state=spec["state"]
+            spec["inputs"],
+            spec["n_obs_steps"],
+            vision=spec["vision"],
+            state=spec["state"],
+            clip=spec["clip"],
         ),
         state_dict,
         str(folder),
@@ -176,6 +182,7 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "sampler": dataclasses.asdict(checkpoint.sampler),
         "vision": dataclasses.asdict(checkpoint.vision) if checkpoint.vision else None,
         "state": dataclasses.asdict(checkpoint.state) if checkpoint.state else None,
+        "clip": dataclasses.asdict(checkpoint.clip) if checkpoint.clip else None,
         "relative_to": checkpoint.relative_to,
         "ema": checkpoint.ema,
         "training": dict(checkpoint.training),
@@ -218,6 +225,13 @@ def _vision_from_json(vision: Mapping[str, Any] | None) -> VisionConfig | None:
         return None
     crop = vision["crop_shape"]
     return VisionConfig(**{**vision, "crop_shape": tuple(crop) if crop else None})
+
+
+def _clip_from_json(clip: Mapping[str, Any] | None) -> ClipConfig | None:
+    if clip is None:
+        return None
+    sizes = {name: clip[name] for name in ("resize_shape", "crop_shape")}
+    return ClipConfig(**{**clip, **{k: tuple(v) if v else None for k, v in sizes.items()}})
 
 
 def _finite(value: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fastloop.policies.diffusion.clip import ClipConfig, ClipEncoder
 from fastloop.policies.diffusion.state import StateConfig, StateEncoder
 from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
 from fastloop.policies.spec import TensorSpec
@@ -17,14 +18,17 @@ def build_encoder(
     *,
     vision: VisionConfig | None = None,
     state: StateConfig | None = None,
-) -> ObservationEncoder | StateEncoder | None:
-    """The encoder of `vision` or of `state`; None where observations are only normalized.
+    clip: ClipConfig | None = None,
+) -> ObservationEncoder | StateEncoder | ClipEncoder | None:
+    """The encoder of `vision`, `state` or `clip`; None where observations are only normalized.
 
     Raises:
-        ValueError: when both are asked for, or one does not fit the inputs.
+        ValueError: when several are asked for, or one does not fit the inputs.
     """
-    if vision and state:
-        raise ValueError("a policy has a vision encoder or a state encoder, not both")
+    if sum(config is not None for config in (vision, state, clip)) > 1:
+        raise ValueError("a policy has one encoder: vision, state or CLIP")
+    if clip:
+        return ClipEncoder(inputs, clip)
     if vision:
         return ObservationEncoder(inputs, vision)
     return StateEncoder(inputs, n_obs_steps, state) if state else None

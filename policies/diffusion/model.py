@@ -21,7 +21,7 @@ class DiffusionModel(nn.Module):
     """The trained part of a diffusion policy, under its published state-dict prefixes.
 
     Args:
-        model: the denoiser, `TransformerForDiffusion` or `ConditionalUnet1D`.
+        model: the denoiser, `TransformerForDiffusion`, `ConditionalUnet1D` or `DiT`.
         normalizer: per observation key and for ``action``.
         keys: observation keys in the order in which they make up the condition.
         obs_encoder: turns raw observations into features (B, O, F); None concatenates the
