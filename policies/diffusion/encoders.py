@@ -25,8 +25,9 @@ def build_encoder(
     Raises:
         ValueError: when several are asked for, or one does not fit the inputs.
     """
-    if sum(config is not None for config in (vision, state, clip)) > 1:
-        raise ValueError("a policy has one encoder: vision, state or CLIP")
+    given = [n for n, c in (("vision", vision), ("state", state), ("CLIP", clip)) if c]
+    if len(given) > 1:
+        raise ValueError(f"a policy has one encoder, not both: {' and '.join(given)}")
     if clip:
         return ClipEncoder(inputs, clip)
     if vision:
