@@ -11,12 +11,13 @@ from fastloop.accel.block_cache.cached import CachedLoop
 from fastloop.accel.block_cache.calibrate import make_plan
 from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.accel.block_cache.stack import ResidualStack
+from fastloop.accel.block_cache.whole import WholeStack
 from fastloop.accel.config import AccelConfig
 from fastloop.accel.denoise import DenoiseLoop
 from fastloop.accel.report import AccelReport
 from fastloop.accel.samplers.base import Sampler
 
-__all__ = ["Accelerable", "AcceleratedLoop", "accelerate", "remove"]
+__all__ = ["Accelerable", "AcceleratedLoop", "accelerate", "remove", "stack_of"]
 
 
 class Accelerable(Protocol):
@@ -88,7 +89,7 @@ def accelerate(
     plain = remove(policy)
     if config.kind == "none" or os.environ.get("FASTLOOP_ACCEL") == "off":
         return plain
-    stack = plain.stack()
+    stack = stack_of(plain, config)
     if config.plan is not None:
         plan = CachePlan.load(config.plan)
         if plan.provenance.algorithm != config.kind:
@@ -100,6 +101,16 @@ def accelerate(
         plan = make_plan(config, stack, plain.sampler, observations, digest=plain.digest)
     fast = CachedLoop(stack, plain.sampler, plan, digest=plain.digest)
     return plain.with_loop(AcceleratedLoop(fast, plain.loop))
+
+
+def stack_of(policy: Accelerable, config: AccelConfig) -> ResidualStack:
+    """The stack that an accelerator of this kind runs.
+
+    Raises:
+        ValueError: the policy's network is no stack of residual branches.
+    """
+    stack = policy.stack()
+    return WholeStack(stack) if config.kind == "zeus" else stack
 
 
 def remove(policy: P) -> P:

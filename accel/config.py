@@ -4,12 +4,47 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["KINDS", "METRICS", "OBJECTIVES", "SCORES", "AccelConfig"]
+__all__ = [
+    "KINDS",
+    "METRICS",
+    "OBJECTIVES",
+    "PREDICTORS",
+    "SCORES",
+    "VARIABLES",
+    "AccelConfig",
+    "PredictorConfig",
+]
 
-KINDS = ("none", "uniform", "unified", "bac", "delta")
+KINDS = ("none", "exact", "uniform", "unified", "bac", "delta", "zeus")
 METRICS = ("cosine", "l1", "relative_l2")
 OBJECTIVES = ("anchor", "consecutive")
 SCORES = ("volatility", "scheduled")
+PREDICTORS = ("reuse", "taylor1", "taylor2", "adams_bashforth", "zeus")
+VARIABLES = ("step", "log_snr")
+
+
+@dataclass  # not frozen: Hydra writes a composed configuration field by field
+class PredictorConfig:
+    """How branches that are reused are forecast.
+
+    Attributes:
+        kind: one of `PREDICTORS`: the last value (`reuse`), the line or parabola through the last
+            two or three (`taylor1`, `taylor2`), a mean of slopes (`adams_bashforth`, HAS), or the
+            line, held where the first reused step meets it (`zeus`).
+        damping: 0 to 1, what every forecast change is multiplied by; 0 is plain reuse. Noise that
+            a stochastic sampler adds at every step makes slopes unreliable.
+        variable: what the chain is seen as a function of, the `step` or `log_snr`.
+    """
+
+    kind: str = "reuse"
+    damping: float = 1.0
+    variable: str = "step"
+
+    def __post_init__(self) -> None:
+        _check_choice("predictor", self.kind, PREDICTORS)
+        _check_choice("predictor variable", self.variable, VARIABLES)
+        if not 0 <= self.damping <= 1:
+            raise ValueError(f"damping must be between 0 and 1, got {self.damping}")
 
 
 @dataclass  # not frozen: Hydra writes a composed configuration field by field
@@ -17,10 +52,12 @@ class AccelConfig:
     """One block cache.
 
     Attributes:
-        kind: `none`; `uniform`, all branches every K/S steps; `unified`, all branches on the
-            schedule of the first one; `bac`, a schedule per branch (Block-wise Adaptive Caching);
-            `delta`, the rear layers every K/S steps early in the chain and the front layers late
-            in it, the other layers always (Delta-DiT).
+        kind: `none`, as published; `exact`, the same answer with nothing computed twice, which is
+            part of every other kind too; `uniform`, all branches every K/S steps; `unified`, all
+            branches on the schedule of the first one; `bac`, a schedule per branch (Block-wise
+            Adaptive Caching); `delta`, the rear layers every K/S steps early in the chain and the
+            front layers late in it, the other layers always (Delta-DiT); `zeus`, whole evaluations
+            skipped (ZEUS).
         budget: S, updates of each branch in one chunk, the first step included.
         union: n, the volatile branches that are also updated with every feed-forward branch
             downstream (Bubbling Union); 0 for none. Only `bac` uses it.
@@ -35,6 +72,7 @@ class AccelConfig:
         force_last: also update every branch at the last step, as the published code does.
         depth: share of the layers that `delta` reuses at a time; 1 reuses all, like `uniform`.
         boundary: share of the chain after which `delta` goes over from rear to front layers.
+        predictor: what stands in for a branch that is reused.
         plan: path of a saved `CachePlan` of this kind to run as it is; the settings above make a
             plan, and a saved one brings its own.
     """
@@ -49,17 +87,14 @@ class AccelConfig:
     force_last: bool = False
     depth: float = 0.5
     boundary: float = 0.5
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
     plan: str | None = None
 
     def __post_init__(self) -> None:
-        for what, given, choices in (
-            ("accelerator", self.kind, KINDS),
-            ("metric", self.metric, METRICS),
-            ("objective", self.objective, OBJECTIVES),
-            ("score", self.score, SCORES),
-        ):
-            if given not in choices:
-                raise ValueError(f"unknown {what} {given!r}; choose one of {', '.join(choices)}")
+        _check_choice("accelerator", self.kind, KINDS)
+        _check_choice("metric", self.metric, METRICS)
+        _check_choice("objective", self.objective, OBJECTIVES)
+        _check_choice("score", self.score, SCORES)
         if self.budget < 1:
             raise ValueError(f"budget must be at least 1 update a branch, got {self.budget}")
         budgets = {kind: s for kind, s in self.budgets.items() if s is not None}
@@ -80,3 +115,8 @@ class AccelConfig:
             )
         if not 0 <= self.boundary <= 1:
             raise ValueError(f"boundary must be a share of the chain, 0 to 1, got {self.boundary}")
+
+
+def _check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:
+    if given not in choices:
+        raise ValueError(f"unknown {what} {given!r}; choose one of {', '.join(choices)}")

@@ -22,6 +22,8 @@ class AccelReport:
         plans: number of plans that this report covers.
         network_evaluations: denoiser calls, cached or not (K a plan for DDPM).
         computed, reused: residual branches evaluated, and taken from the cache.
+        shared: projections of time and condition taken from a table, or made once a chunk, by an
+            accelerator that does nothing else.
         forked, drafted, accepted: branches of a shared prefix, tokens proposed and accepted.
         host_syncs: times that the loop waited for a device value.
         stage_ms: wall time a stage, in milliseconds.
@@ -33,6 +35,7 @@ class AccelReport:
     network_evaluations: int = 0
     computed: int = 0
     reused: int = 0
+    shared: int = 0
     forked: int = 0
     drafted: int = 0
     accepted: int = 0
@@ -42,8 +45,8 @@ class AccelReport:
     @property
     def engagement(self) -> float:
         """Share of work that the accelerator saved, 0 to 1."""
-        work = self.computed + self.reused + self.drafted
-        return (self.reused + self.accepted) / work if work else 0.0
+        work = self.computed + self.reused + self.shared + self.drafted
+        return (self.reused + self.shared + self.accepted) / work if work else 0.0
 
     def check_engaged(self) -> AccelReport:
         """Return self, or raise when an accelerator was named and saved nothing.
@@ -73,7 +76,7 @@ class AccelReport:
         counts = {
             key: sum(getattr(r, key) for r in reports)
             for key in (
-                "plans", "network_evaluations", "computed", "reused",
+                "plans", "network_evaluations", "computed", "reused", "shared",
                 "forked", "drafted", "accepted", "host_syncs",
             )
         }  # fmt: skip

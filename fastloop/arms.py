@@ -10,8 +10,7 @@ from time import perf_counter
 
 import torch
 
-from fastloop.accel.apply import AcceleratedLoop, accelerate
-from fastloop.accel.report import AccelReport
+from fastloop.accel.apply import AcceleratedLoop, accelerate, remove
 from fastloop.config import EvalConfig
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.history import History
@@ -24,12 +23,12 @@ __all__ = ["arm_digest", "loop_threads", "make_arms", "plan_mask", "time_plans"]
 
 
 def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, DiffusionPolicy]:
-    """The policy as published and, when one is configured, accelerated, by name.
+    """The policy as published and, where `accel` is not none, accelerated, by name.
 
     A cache plan that is made here is kept in `folder`, so that a run which is continued uses the
     same one.
     """
-    arms, accel = {"plain": setup.policy}, config.accel
+    arms, accel = {"plain": remove(setup.policy)}, config.accel
     if accel.kind == "none":
         return arms
     kept = folder / "plan.json"
@@ -41,9 +40,9 @@ def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Diffu
         data = calibration_data(setup, config.calibration_observations, first, config.seed)
     fast = accelerate(setup.policy, accel, observations=data)
     if isinstance(fast.loop, AcceleratedLoop):  # FASTLOOP_ACCEL=off leaves it plain
+        # Known before an episode is run: a plan that saves nothing cannot engage.
+        fast.loop.fast.report().check_engaged()
         plan = fast.loop.fast.plan
-        # Known before an episode is run: a plan that reuses nothing cannot engage.
-        AccelReport(accel.kind, computed=plan.computed, reused=plan.reused).check_engaged()
         plan.save(kept)
         arms[accel.kind] = fast
     return arms

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastloop.accel.apply import accelerate
+from fastloop.accel.config import AccelConfig
 from fastloop.accel.samplers import build_sampler
 from fastloop.policies.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from fastloop.policies.checkpoints.model import build_model
@@ -57,7 +59,11 @@ def make_policy(
     n_action_steps: int | None = None,
     device: str = "cpu",
 ) -> DiffusionPolicy:
-    """The policy of a checkpoint that is already read; arguments as for `load_policy`."""
+    """The policy of a checkpoint that is already read; arguments as for `load_policy`.
+
+    What it can save without changing its answer it saves (`accel=exact`); `accel.remove` gives the
+    policy as published.
+    """
     changes: dict[str, Any] = {}
     if env is not None and loaded.action is None:
         if env.action.dim != loaded.action_dim:
@@ -82,9 +88,13 @@ def make_policy(
         loaded.spec, build_model(loaded), build_sampler(loaded.sampler), digest=loaded.digest
     )
     try:
-        return policy if device == "cpu" else policy.to(device)
+        policy = policy if device == "cpu" else policy.to(device)
     except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
         raise ValueError(f"the policy cannot be put on device {device!r}: {error}") from error
+    try:
+        return accelerate(policy, AccelConfig("exact"))
+    except ValueError:  # a network that is no stack of branches runs as published
+        return policy
 
 
 def find_checkpoint(name: str | Path) -> Path:

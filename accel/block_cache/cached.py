@@ -61,11 +61,18 @@ class CachedLoop:
             return stack.finish(h, k, ctx)
 
         sample = denoise(self.sampler, network, noise)
-        return sample, AccelReport(
-            name=self.plan.provenance.algorithm,
+        stages = {"context": 1e3 * (ready - started), "loop": 1e3 * (perf_counter() - ready)}
+        return sample, self.report(stages)
+
+    def report(self, stage_ms: dict[str, float] | None = None) -> AccelReport:
+        """What one call does, which is known before it is made; `stage_ms` is how long it took."""
+        name = self.plan.provenance.algorithm
+        return AccelReport(
+            name=name,
             exact=self.plan.reused == 0,
             network_evaluations=self.plan.steps,
             computed=self.plan.computed,
             reused=self.plan.reused,
-            stage_ms={"context": 1e3 * (ready - started), "loop": 1e3 * (perf_counter() - ready)},
+            shared=self.stack.shared if name == "exact" else 0,
+            stage_ms=stage_ms or {},
         )

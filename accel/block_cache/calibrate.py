@@ -16,18 +16,21 @@ from fastloop.accel.block_cache.schedule import (
     delta_schedules,
     distances,
     uniform_schedule,
+    zeus_schedule,
 )
 from fastloop.accel.block_cache.stack import Branch, ResidualStack
-from fastloop.accel.config import AccelConfig
+from fastloop.accel.config import KINDS, AccelConfig
 from fastloop.accel.samplers.base import Sampler, denoise, describe
 
 __all__ = ["Calibration", "calibrate", "make_plan", "trace"]
 
-USED = {  # settings, apart from those of every kind
+USED: dict[str, tuple[str, ...]] = {  # settings, apart from those of every kind
+    "exact": (),
     "uniform": ("budgets",),
     "unified": ("metric", "objective"),
     "bac": ("budgets", "union", "metric", "objective", "score"),
     "delta": ("depth", "boundary"),
+    "zeus": (),
 }
 ENOUGH = 8  # observations, below which a schedule may be chance
 
@@ -67,7 +70,7 @@ def make_plan(
     """The plan of a preset.
 
     Args:
-        config: of kind `uniform` or `delta`, which need no observation, `unified` or `bac`.
+        config: of any kind but `none`; only `unified` and `bac` need observations.
         stack, sampler: of the policy.
         observations: `noises` and `conds` as `calibrate` takes them.
         digest: of the checkpoint.
@@ -77,15 +80,12 @@ def make_plan(
             not fit, or is for a kind of branch that the stack does not have.
     """
     if config.kind == "none":
-        raise ValueError("accel=none makes no cache plan; choose uniform, delta, unified or bac")
-    if config.kind in ("uniform", "delta"):
-        steps, branches = len(sampler.timesteps), stack.branches
-        if config.kind == "uniform":
-            schedules = [uniform_schedule(steps, s) for s in _budgets(config, branches, steps)]
-        else:
-            layers = [branch.layer for branch in branches]
-            schedules = delta_schedules(layers, steps, config.budget, config.depth, config.boundary)
-        return _plan(config, stack, sampler, schedules, digest)
+        raise ValueError(
+            "accel=none makes no cache plan; choose " + ", ".join(k for k in KINDS if k != "none")
+        )
+    fixed = _fixed_schedules(config, stack.branches, len(sampler.timesteps))
+    if fixed is not None:
+        return _plan(config, stack, sampler, fixed, digest)
     if observations is None:
         raise ValueError(
             f"accel={config.kind} is decided on observations: pass some, or write a plan with "
@@ -179,7 +179,7 @@ def trace(
         residuals = []
         for i in range(len(stack.branches)):
             residuals.append(stack.branch(i, h, k, ctx))
-            h = h + residuals[-1]
+            h = stack.add(i, h, residuals[-1], k, ctx)
         values.append(torch.stack(residuals).flatten(1))
         return stack.finish(h, k, ctx)
 
@@ -208,6 +208,22 @@ def _budgets(config: AccelConfig, branches: Sequence[Branch], steps: int) -> lis
     for budget in budgets:
         uniform_schedule(steps, budget)
     return budgets
+
+
+def _fixed_schedules(
+    config: AccelConfig, branches: Sequence[Branch], steps: int
+) -> list[tuple[int, ...]] | None:
+    """The schedules of a kind that looks at no observation, None for the others."""
+    if config.kind == "exact":
+        return [tuple(range(steps))] * len(branches)
+    if config.kind == "uniform":
+        return [uniform_schedule(steps, s) for s in _budgets(config, branches, steps)]
+    if config.kind == "delta":
+        layers = [branch.layer for branch in branches]
+        return delta_schedules(layers, steps, config.budget, config.depth, config.boundary)
+    if config.kind == "zeus":
+        return [zeus_schedule(steps, config.budget)] * len(branches)
+    return None
 
 
 def _schedules(
@@ -255,7 +271,7 @@ def _plan(
         stability=stability,
         **{name: settings[name] for name in USED[config.kind]},
     )
-    return CachePlan(steps, tuple(stack.branches), tuple(schedules), provenance)
+    return CachePlan(steps, tuple(stack.branches), tuple(schedules), provenance, config.predictor)
 
 
 def _agreement(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> float:

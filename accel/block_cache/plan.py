@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastloop.accel.block_cache.predictor import Predictor
 from fastloop.accel.block_cache.stack import Branch
+from fastloop.accel.config import PredictorConfig
 from fastloop.accel.samplers.base import Sampler, describe
 
 __all__ = ["CachePlan", "Provenance"]
@@ -70,7 +70,7 @@ class CachePlan:
     branches: tuple[Branch, ...]
     updates: tuple[tuple[int, ...], ...]
     provenance: Provenance
-    predictor: Predictor = field(default_factory=Predictor)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
 
     def __post_init__(self) -> None:
         if len(self.updates) != len(self.branches):
@@ -180,7 +180,7 @@ class CachePlan:
             ),
             updates=tuple(tuple(int(step) for step in row["updates"]) for row in rows),
             provenance=Provenance(**provenance),
-            predictor=Predictor(**content["predictor"]),
+            predictor=PredictorConfig(**content["predictor"]),
         )
 
 

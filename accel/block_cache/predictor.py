@@ -8,56 +8,25 @@ a polynomial of the time: a handful of tensors, which sum over branches as plain
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastloop.accel.config import PredictorConfig
 from fastloop.accel.samplers.base import Sampler
 
-__all__ = ["PREDICTORS", "VARIABLES", "Predictor", "fit", "step_times"]
-
-VARIABLES = ("step", "log_snr")
+__all__ = ["fit", "memory", "step_times"]
 
 Weights = npt.NDArray[np.float64]  # (P, n): row p weighs the n values for the power p of time
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """How reused branches are forecast.
-
-    Attributes:
-        kind: one of `PREDICTORS`.
-        damping: 0 to 1, what every forecast change is multiplied by; 0 is plain reuse. Noise that
-            a stochastic sampler adds at every step makes slopes unreliable.
-        variable: what the chain is seen as a function of: the `step`, or `log_snr`.
-    """
-
-    kind: str = "reuse"
-    damping: float = 1.0
-    variable: str = "step"
-
-    def __post_init__(self) -> None:
-        if self.kind not in PREDICTORS:
-            raise ValueError(
-                f"unknown predictor {self.kind!r}; choose one of {', '.join(PREDICTORS)}"
-            )
-        if self.variable not in VARIABLES:
-            raise ValueError(
-                f"unknown predictor variable {self.variable!r}; choose one of "
-                + ", ".join(VARIABLES)
-            )
-        if not 0 <= self.damping <= 1:
-            raise ValueError(f"damping must be between 0 and 1, got {self.damping}")
-
-    @property
-    def memory(self) -> int:
-        """How many of its values a branch keeps, the newest included."""
-        return PREDICTORS[self.kind][0]
+def memory(predictor: PredictorConfig) -> int:
+    """How many of its values a branch keeps, the newest included."""
+    return _CONTINUATIONS[predictor.kind][0]
 
 
-def step_times(predictor: Predictor, sampler: Sampler) -> list[float]:
+def step_times(predictor: PredictorConfig, sampler: Sampler) -> list[float]:
     """(K,) times of a chain's steps in the predictor's variable, scaled to run from 0 to 1."""
     if predictor.variable == "log_snr":
         times = sampler.log_snr.double()
@@ -68,11 +37,11 @@ def step_times(predictor: Predictor, sampler: Sampler) -> list[float]:
     return scaled
 
 
-def fit(predictor: Predictor, times: Sequence[float], until: float) -> Weights:
+def fit(predictor: PredictorConfig, times: Sequence[float], until: float) -> Weights:
     """The polynomial that continues a branch.
 
     Args:
-        times: of the values that are kept, the newest first; at most `predictor.memory`.
+        times: of the values that are kept, the newest first; at most `memory(predictor)`.
         until: the time of the first step that reuses.
 
     Returns:
@@ -80,8 +49,8 @@ def fit(predictor: Predictor, times: Sequence[float], until: float) -> Weights:
         ``weights[p, j] * value[j] * t**p``. The row sums are 1, 0, 0: a value that did not change
         is forecast not to.
     """
-    memory, continuation = PREDICTORS[predictor.kind]
-    weights = continuation(np.asarray(times[:memory], dtype=np.float64), until)
+    most, continuation = _CONTINUATIONS[predictor.kind]
+    weights = continuation(np.asarray(times[:most], dtype=np.float64), until)
     still = np.zeros_like(weights)
     still[0, 0] = 1
     return still + predictor.damping * (weights - still)
@@ -145,7 +114,7 @@ def _zeus(times: Weights, until: float) -> Weights:
 FUSION = {2: (0.7, 0.3), 3: (0.5, 0.3, 0.2)}
 ADAMS_BASHFORTH = {1: (1.0,), 2: (3 / 2, -1 / 2)}
 
-PREDICTORS: dict[str, tuple[int, Callable[[Weights, float], Weights]]] = {
+_CONTINUATIONS: dict[str, tuple[int, Callable[[Weights, float], Weights]]] = {
     "reuse": (1, _reuse),
     "taylor1": (2, _taylor),
     "taylor2": (3, _taylor),

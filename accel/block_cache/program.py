@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from fastloop.accel.block_cache.plan import CachePlan
-from fastloop.accel.block_cache.predictor import fit
+from fastloop.accel.block_cache.predictor import fit, memory
 from fastloop.accel.block_cache.stack import ResidualStack
 
 __all__ = ["Compute", "Fit", "Instruction", "Program", "Reuse", "Sum", "lower"]
@@ -146,8 +146,8 @@ class _Lowering:
         self.gated = gated
         self.mask = plan.mask()
         self.slots = _Slots()
-        n, memory = len(plan.branches), plan.predictor.memory
-        self.values = [self.slots.take(memory) for _ in range(n)]  # written in turns
+        n, self.memory = len(plan.branches), memory(plan.predictor)
+        self.values = [self.slots.take(self.memory) for _ in range(n)]  # written in turns
         self.updated: list[list[int]] = [[] for _ in range(n)]  # steps so far
         self.now: list[Polynomial] = [()] * n  # what stands for each branch
         self.sums: dict[tuple[int, int], Polynomial] = {}  # (first, last) branch -> what holds
@@ -174,20 +174,19 @@ class _Lowering:
     def compute(self, branch: int, k: int) -> list[Instruction]:
         """Evaluate a branch and, where it will be reused, say how it goes on."""
         self.updated[branch].append(k)
-        kept, memory = self.values[branch], self.plan.predictor.memory
-        turn = len(self.updated[branch])
-        value = kept[(turn - 1) % memory]
+        kept, turn = self.values[branch], len(self.updated[branch])
+        value = kept[(turn - 1) % self.memory]
         instructions: list[Instruction] = [Compute(branch, value)]
-        if memory > 1:
+        if self.memory > 1:
             self.slots.give_back(slot for slot in self.now[branch] if slot not in kept)
             self.now[branch] = ()
         if k + 1 == self.plan.steps or self.mask[k + 1, branch]:
             return instructions
-        steps = self.updated[branch][::-1][:memory]
+        steps = self.updated[branch][::-1][: self.memory]
         if len(steps) == 1:
             self.now[branch] = (value,)
             return instructions
-        newest_first = tuple(kept[(turn - 1 - j) % memory] for j in range(len(steps)))
+        newest_first = tuple(kept[(turn - 1 - j) % self.memory] for j in range(len(steps)))
         times = [float(self.times[step]) for step in steps]
         weights = fit(self.plan.predictor, times, float(self.times[k + 1]))
         self.now[branch] = self.slots.take(len(weights))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastloop.accel.block_cache.plan import CachePlan
-from fastloop.accel.block_cache.predictor import fit, step_times
+from fastloop.accel.block_cache.predictor import fit, memory, step_times
 from fastloop.accel.block_cache.stack import ResidualStack
 from fastloop.accel.samplers.base import Sampler, denoise
 
@@ -32,7 +32,7 @@ def reference_loop(
                 value = stack.branch(i, h, k, ctx)
                 history.setdefault(i, []).insert(0, (k, value))
             else:
-                kept = history[i][: plan.predictor.memory]
+                kept = history[i][: memory(plan.predictor)]
                 seen = [times[step] for step, _ in kept]
                 weights = fit(plan.predictor, seen, times[kept[0][0] + 1])
                 now = [sum(w * times[k] ** p for p, w in enumerate(ws)) for ws in weights.T]

@@ -44,6 +44,12 @@ class ResidualStack(Protocol):
         ...
 
     @property
+    def shared(self) -> int:
+        """Projections of time and condition that a chunk reads from a table, or makes once, and
+        that the network as published makes at every step."""
+        ...
+
+    @property
     def gated(self) -> bool:
         """Whether `add` is more than an addition."""
         ...

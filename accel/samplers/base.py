@@ -22,7 +22,7 @@ class Sampler(Protocol):
 
     Attributes:
         timesteps: (K,) what the network is given at each step; int64, or float32 for flow.
-        log_snr: (K,) float64, log of signal over noise (their amplitudes) in the sample of each step.
+        log_snr: (K,) float64, log of the signal's over the noise's amplitude.
         num_noises: independent standard normal tensors that one chain needs, the start included.
             Step k takes noise k + 1, or None where there is none left.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from fastloop.accel.apply import stack_of
 from fastloop.accel.block_cache.calibrate import calibrate, make_plan
 from fastloop.config import CalibrateConfig
 from fastloop.progress import bar
@@ -21,19 +22,21 @@ def run(config: CalibrateConfig) -> int:
     console = Console()
     setup = set_up(config.policy, config.sim)
     policy = setup.policy
-    distance = None
+    stack, distance = stack_of(policy, config.accel), None
     if config.accel.kind in ("unified", "bac"):
         data = calibration_data(setup, config.observations, config.first_seed, config.seed)
         seeds = range(config.first_seed, config.first_seed + config.observations)
         with bar("calibrating", config.observations, console) as advance:
             found = calibrate(
-                policy.stack(), policy.sampler, *data, config.accel,
+                stack, policy.sampler, *data, config.accel,
                 digest=policy.digest, seeds=seeds,
                 progress=lambda done, _: advance(done, "observations"),
             )  # fmt: skip
         plan, distance = found.plan, found.distance
+        if found.warning:
+            console.print(found.warning, style="yellow")
     else:
-        plan = make_plan(config.accel, policy.stack(), policy.sampler, digest=policy.digest)
+        plan = make_plan(config.accel, stack, policy.sampler, digest=policy.digest)
     setup.sim.close()
     folder = make_run_dir("calibrate", config.run_dir)
     path = folder / "plan.json"

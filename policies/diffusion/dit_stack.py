@@ -43,6 +43,7 @@ class DiTStack:
         table = [linear(time, m.weight[:, : self._time_dim], m.bias) for m in maps]
         # (K, L, 6, 1, 1, E)
         self._time = torch.stack(table, dim=1).unflatten(-1, (6, 1, 1, -1))
+        self.shared = (len(timesteps) - 1) * len(self._blocks)
         self.branches = [
             Branch(f"blocks.{layer}.{name}", layer, kind)
             for layer in range(len(self._blocks))

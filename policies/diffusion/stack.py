@@ -39,6 +39,7 @@ class TransformerStack:
         self.net = net
         time = net.time_emb(timesteps.to(net.pos_emb.device)).to(net.pos_emb.dtype)  # (K, E)
         layers: Any = (net.encoder if net.decoder is None else net.decoder).layers
+        self.shared = len(time)
         self._memory: _SplitMemory | _MixedMemory | None = None
         if net.decoder is None:
             self._first = (time + net.pos_emb[:, 0])[:, None, None]  # (K, 1, 1, E) first token
@@ -46,6 +47,7 @@ class TransformerStack:
         else:
             mixed = isinstance(net.encoder, nn.TransformerEncoder)
             self._memory = (_MixedMemory if mixed else _SplitMemory)(net, time)
+            self.shared += 0 if mixed else (len(time) - 1) * len(layers)  # keys and values
             self._position = net.pos_emb
 
         self.branches: list[Branch] = []

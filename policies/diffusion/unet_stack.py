@@ -64,6 +64,7 @@ class UnetStack:
             [[block for pair in part for block in pair[:2]] for part in parts],
             _embed_steps(net, timesteps),
         )
+        self.shared = (len(timesteps) - 1) * sum(map(len, parts)) * 2
 
     def context(self, cond: torch.Tensor | None) -> torch.Tensor:
         """What the condition (B, O, D) adds to every FiLM row in one chunk; see `FilmTable`."""

@@ -13,7 +13,7 @@ class ToyStack:
     def __init__(
         self, layers=2, steps=12, dtype=torch.float64, width=6, action=2, cond=3, gated=False
     ):
-        self.gated = gated
+        self.gated, self.shared = gated, steps - 1
         random = torch.Generator().manual_seed(layers)
 
         def normal(*shape):

@@ -5,7 +5,7 @@ import torch
 
 from fastloop.accel.apply import accelerate, remove
 from fastloop.accel.block_cache import CachedLoop, calibrate
-from fastloop.accel.config import AccelConfig
+from fastloop.accel.config import AccelConfig, PredictorConfig
 from fastloop.accel.denoise import PlainLoop
 
 UNIFORM = AccelConfig("uniform", budget=3)
@@ -97,3 +97,35 @@ def test_a_network_that_is_no_stack_says_so(policy, monkeypatch):
     monkeypatch.setattr(policy, "stack", stack)
     with pytest.raises(ValueError, match="need a transformer"):
         accelerate(policy, UNIFORM)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_exact_is_the_policy_and_says_what_it_shares(toy_stack, ddpm, chunk, gated):
+    policy = ToyPolicy(toy_stack(gated=gated), ddpm())
+    exact = accelerate(policy, AccelConfig("exact"))
+    sample, report = exact.loop(*chunk(policy.sampler))
+    expected, _ = policy.loop(*chunk(policy.sampler))
+    torch.testing.assert_close(sample, expected, rtol=1e-12, atol=1e-12)
+    assert (report.name, report.exact, report.reused) == ("exact", True, 0)
+    assert report.shared == policy.stack().shared
+    report.check_engaged()
+
+
+def zeus(budget):
+    return AccelConfig("zeus", budget=budget, predictor=PredictorConfig("zeus"))
+
+
+def test_zeus_evaluates_the_network_as_often_as_it_may(toy_stack, ddpm, chunk):
+    policy = ToyPolicy(toy_stack(steps=50), ddpm(steps=50, kind="ddim"))
+    sample, report = accelerate(policy, zeus(31)).loop(*chunk(policy.sampler))
+    assert (report.computed, report.reused) == (31, 19)
+    assert policy.stack().calls == 31 * len(policy.stack().branches)
+    expected, _ = policy.loop(*chunk(policy.sampler))
+    assert not torch.equal(sample, expected)
+
+
+def test_zeus_with_every_evaluation_is_the_policy(toy_stack, ddpm, chunk):
+    policy = ToyPolicy(toy_stack(gated=True), ddpm())
+    sample, _ = accelerate(policy, zeus(12)).loop(*chunk(policy.sampler))
+    expected, _ = policy.loop(*chunk(policy.sampler))
+    torch.testing.assert_close(sample, expected, rtol=1e-12, atol=1e-12)

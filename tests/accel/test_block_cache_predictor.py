@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastloop.accel.block_cache import CachedLoop, CachePlan, Provenance
-from fastloop.accel.block_cache.predictor import PREDICTORS, Predictor, fit, step_times
+from fastloop.accel.block_cache.predictor import fit, memory, step_times
 from fastloop.accel.block_cache.program import lower
 from fastloop.accel.block_cache.reference import reference_loop
 from fastloop.accel.block_cache.stack import Branch
+from fastloop.accel.config import PREDICTORS, PredictorConfig
 from fastloop.accel.samplers import SamplerConfig, build_sampler
 
 FORECASTS = [kind for kind in PREDICTORS if kind != "reuse"]
@@ -25,10 +26,10 @@ def forecast(predictor, seen, values, at, until):
     return sum(w @ values * at**p for p, w in enumerate(weights))
 
 
-@given(st.sampled_from(list(PREDICTORS)), st.integers(1, 3).flatmap(times), st.floats(0, 1))
+@given(st.sampled_from(PREDICTORS), st.integers(1, 3).flatmap(times), st.floats(0, 1))
 def test_what_stands_still_is_forecast_to(kind, seen, damping):
-    seen = seen[: PREDICTORS[kind][0]]
-    predictor = Predictor(kind, damping)
+    seen = seen[: memory(PredictorConfig(kind))]
+    predictor = PredictorConfig(kind, damping)
     values = np.full(len(seen), 3.0)
     until = seen[0] + 1
     assert forecast(predictor, seen, values, seen[0] + 4, until) == pytest.approx(3.0)
@@ -36,10 +37,10 @@ def test_what_stands_still_is_forecast_to(kind, seen, damping):
 
 @given(st.sampled_from(["taylor1", "taylor2", "adams_bashforth"]), st.data())
 def test_a_line_is_continued(kind, data):
-    seen = data.draw(times(PREDICTORS[kind][0]))
+    seen = data.draw(times(memory(PredictorConfig(kind))))
     values = 2.0 - 0.5 * np.asarray(seen)
     at = seen[0] + data.draw(st.integers(1, 5))
-    assert forecast(Predictor(kind), seen, values, at, at) == pytest.approx(2.0 - 0.5 * at)
+    assert forecast(PredictorConfig(kind), seen, values, at, at) == pytest.approx(2.0 - 0.5 * at)
 
 
 @given(times(3), st.integers(1, 5))
@@ -49,29 +50,29 @@ def test_taylor2_continues_a_parabola_whatever_the_gaps(seen, ahead):
 
     at = seen[0] + ahead
     values = parabola(np.asarray(seen))
-    assert forecast(Predictor("taylor2"), seen, values, at, at) == pytest.approx(parabola(at))
+    assert forecast(PredictorConfig("taylor2"), seen, values, at, at) == pytest.approx(parabola(at))
 
 
 def test_adams_bashforth_by_hand():
     # Values 4, 1, 0 at times 2, 1, 0: slopes 3 and 1; their mean from the newest value is
     # 3/2 * 3 - 1/2 * 1 = 4, from the others 1. One step on: 8, 3 and 3.
     values = np.array([4.0, 1.0, 0.0])
-    ahead = forecast(Predictor("adams_bashforth"), [2.0, 1.0, 0.0], values, 3.0, 3.0)
+    ahead = forecast(PredictorConfig("adams_bashforth"), [2.0, 1.0, 0.0], values, 3.0, 3.0)
     assert ahead == pytest.approx(0.5 * 8 + 0.3 * 3 + 0.2 * 3)
 
 
 def test_zeus_holds_the_first_reused_step():
     values = np.array([4.0, 1.0])
     for at in (3.0, 7.0):
-        assert forecast(Predictor("zeus"), [2.0, 1.0], values, at, 3.0) == pytest.approx(7.0)
+        assert forecast(PredictorConfig("zeus"), [2.0, 1.0], values, at, 3.0) == pytest.approx(7.0)
 
 
 @given(st.sampled_from(FORECASTS), st.integers(2, 3).flatmap(times), st.floats(0, 1))
 def test_damping_is_a_way_back_to_reuse(kind, seen, damping):
-    seen = seen[: PREDICTORS[kind][0]]
+    seen = seen[: memory(PredictorConfig(kind))]
     values, at = np.arange(1.0, len(seen) + 1) ** 2, seen[0] + 2
-    full = forecast(Predictor(kind), seen, values, at, at)
-    damped = forecast(Predictor(kind, damping), seen, values, at, at)
+    full = forecast(PredictorConfig(kind), seen, values, at, at)
+    damped = forecast(PredictorConfig(kind, damping), seen, values, at, at)
     assert damped == pytest.approx(values[0] + damping * (full - values[0]))
 
 
@@ -79,7 +80,7 @@ def test_damping_is_a_way_back_to_reuse(kind, seen, damping):
 @pytest.mark.parametrize("variable", ["step", "log_snr"])
 def test_times_run_from_0_to_1(kind, variable):
     sampler = build_sampler(SamplerConfig(kind, num_inference_steps=12))
-    found = step_times(Predictor(variable=variable), sampler)
+    found = step_times(PredictorConfig(variable=variable), sampler)
     assert (found[0], found[-1], len(found)) == (0, 1, 12)
     assert sorted(found) == found
     assert (np.diff(found, 2).max() < 1e-12) == (variable == "step")
@@ -87,14 +88,14 @@ def test_times_run_from_0_to_1(kind, variable):
 
 def test_a_single_step_has_a_time():
     sampler = build_sampler(SamplerConfig(num_inference_steps=1))
-    assert step_times(Predictor(), sampler) == [0.0]
+    assert step_times(PredictorConfig(), sampler) == [0.0]
 
 
 @st.composite
 def plans(draw, stack, steps):
-    kind = draw(st.sampled_from(list(PREDICTORS)))
+    kind = draw(st.sampled_from(PREDICTORS))
     variable = draw(st.sampled_from(["step", "log_snr"]))
-    predictor = Predictor(kind, draw(st.floats(0, 1)), variable)
+    predictor = PredictorConfig(kind, draw(st.floats(0, 1)), variable)
     pool = draw(st.lists(st.sets(st.integers(1, steps - 1)), min_size=1, max_size=4))
     updates = [(0, *sorted(draw(st.sampled_from(pool)))) for _ in stack.branches]
     return CachePlan(steps, tuple(stack.branches), tuple(updates), Provenance("bac", 1), predictor)
@@ -139,7 +140,7 @@ def test_a_forecast_of_a_smooth_chain_is_nearer_than_reuse(kind):
             worst = max(worst, float((h - exact).abs())) if k > 8 else worst
         return worst
 
-    assert error(Predictor(kind)) < 0.8 * error(Predictor())
+    assert error(PredictorConfig(kind)) < 0.8 * error(PredictorConfig())
 
 
 @pytest.mark.parametrize(
@@ -152,4 +153,4 @@ def test_a_forecast_of_a_smooth_chain_is_nearer_than_reuse(kind):
 )
 def test_a_predictor_that_cannot_be_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        Predictor(**fields)
+        PredictorConfig(**fields)

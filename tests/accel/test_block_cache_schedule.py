@@ -11,6 +11,7 @@ from fastloop.accel.block_cache.schedule import (
     delta_schedules,
     distances,
     uniform_schedule,
+    zeus_schedule,
 )
 from fastloop.accel.config import METRICS, OBJECTIVES
 
@@ -157,3 +158,16 @@ def test_delta_reuses_a_range_and_refreshes_all_of_it_at_once(layers, steps, dep
 
 def test_delta_over_the_whole_depth_is_uniform():
     assert delta_schedules([0, 1, 2], 12, 3, 1.0, 0.5) == [uniform_schedule(12, 3)] * 3
+
+
+def test_zeus_at_its_published_default():
+    assert set(range(50)) - set(zeus_schedule(50, 32)) == set(range(11, 47, 2))
+
+
+@given(st.integers(1, 120).flatmap(lambda k: st.tuples(st.just(k), st.integers(1, k))))
+def test_zeus_evaluates_as_often_as_it_may_from_the_first_step(case):
+    steps, budget = case
+    schedule = zeus_schedule(steps, budget)
+    assert (schedule[0], len(schedule)) == (0, budget)
+    assert sorted(set(schedule)) == list(schedule)
+    assert schedule[-1] < steps

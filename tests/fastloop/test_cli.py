@@ -121,7 +121,7 @@ def test_an_unknown_setting_lists_the_settings(run, override, setting, have):
     [
         (["eval", "episodes=many"], "'many' of type 'str' could not be converted to Integer"),
         (["eval", "policy.sampler.num_inference_steps=ten"], "could not be converted to Integer"),
-        (["eval", "accel.kind=magic"], "unknown accelerator 'magic'; choose one of none, uniform"),
+        (["eval", "accel.kind=magic"], "unknown accelerator 'magic'; choose one of none, exact"),
         (["eval", "policy"], "missing EQUAL"),
         (["eval", "policy.checkpoint=/not/there", "sim=toy"], "shipped: "),
         (["eval", "sim=toy", "sim._target_=os.system"], "inside fastloop"),

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from fastloop.accel.apply import remove
 from fastloop.accel.samplers import DDIM, SamplerConfig
 from fastloop.policies.checkpoints import Checkpoint, CheckpointError, native
 from fastloop.policies.history import EpisodeHistory, History
@@ -49,7 +50,15 @@ def test_a_saved_policy_plans_as_before(policy, checkpoint, observe, tmp_path):
     native.save(tmp_path / "mine", checkpoint)
     loaded = load_policy(tmp_path / "mine")
     assert loaded.spec == policy.spec
-    assert torch.equal(plan(loaded, observe), plan(policy, observe))
+    assert torch.equal(plan(remove(loaded), observe), plan(policy, observe))
+
+
+def test_a_loaded_policy_computes_nothing_twice(policy, checkpoint, observe, tmp_path, monkeypatch):
+    loaded = make_policy(checkpoint)
+    torch.testing.assert_close(plan(loaded, observe), plan(policy, observe))
+    assert (loaded.loop.fast.report().name, loaded.loop.fast.report().exact) == ("exact", True)
+    monkeypatch.setenv("FASTLOOP_ACCEL", "off")
+    assert torch.equal(plan(make_policy(checkpoint), observe), plan(policy, observe))
 
 
 def test_the_sampler_and_the_action_steps_can_be_replaced(checkpoint, observe):
