@@ -49,9 +49,9 @@ def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Diffu
 
 
 def arm_digest(policy: DiffusionPolicy) -> str:
-    """A digest of the weights and of the cache plan's content, wherever the plan lies."""
-    mask = plan_mask(policy)
-    text = policy.digest + repr(mask.compute if mask else None)
+    """A digest of the weights and of what the cache plan does, wherever the plan lies."""
+    plan = policy.loop.fast.plan if isinstance(policy.loop, AcceleratedLoop) else None
+    text = policy.digest + repr(plan and (plan.branches, plan.updates, plan.predictor))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
