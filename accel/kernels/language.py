@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -22,12 +22,20 @@ __all__ = [
     "tl",
 ]
 
-# What kernel parameters are; Triton reads the annotation `constexpr` by its name.
-Pointer = Any
-Scalar = Any
-Count = Any  # a scalar that changes from call to call
-Block = Any
-constexpr = Any
+# What a kernel's parameter is: the address of a tensor, a number (a `Count` changes from call to
+# call), a block of values, or a number that is compiled in. Triton knows the last by its name.
+if TYPE_CHECKING:
+    Pointer = Any
+    Scalar = Any
+    Count = Any
+    Block = Any
+    constexpr = Any
+else:
+    # Triton looks the names of annotations up, and takes only what is marked as its own.
+    class _Parameter:
+        __triton_builtin__ = True
+
+    Pointer = Scalar = Count = Block = constexpr = _Parameter
 
 
 class _NotInstalled:

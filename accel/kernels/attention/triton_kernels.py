@@ -111,7 +111,7 @@ def _self_attention(
         values += _product(x, _weights(qkv_weight, 2 * E + n, live, e, E))
     dtype = merged.dtype.element_ty
     q = (q + _bias(qkv_bias, n, live)).to(dtype)
-    keys = (keys + _bias(qkv_bias, E + n, live)).to(dtype)
+    keys = keys.to(dtype)  # their bias adds the same to all scores of a query: softmax drops it
     values = (values + _bias(qkv_bias, 2 * E + n, live)).to(dtype)
     mixed = _softmax_product(q, keys, values, mask, t, t, T, T, scale, HAS_MASK)
     inside = (t[:, None] < T) & live[None, :]
