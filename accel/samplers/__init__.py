@@ -6,6 +6,7 @@ from fastloop.accel.samplers.ddim import DDIM
 from fastloop.accel.samplers.ddpm import DDPM
 from fastloop.accel.samplers.dpm_solver import DPMSolver
 from fastloop.accel.samplers.flow import FlowEuler
+from fastloop.accel.samplers.runge_kutta import FlowRK4
 from fastloop.accel.samplers.schedule import (
     BETA_SCHEDULES,
     PREDICTION_TYPES,
@@ -22,6 +23,7 @@ __all__ = [
     "DPMSolver",
     "FlowEuler",
     "FlowPath",
+    "FlowRK4",
     "NoiseSchedule",
     "Sampler",
     "SamplerConfig",

@@ -15,7 +15,9 @@ __all__ = ["CleanTables", "Sampler", "Tables", "denoise", "describe"]
 
 
 class Sampler(Protocol):
-    """A reverse process of K steps from noise to an action chunk.
+    """A reverse process from noise to an action chunk, with K evaluations of the network.
+
+    A solver that evaluates several times before it moves on counts every evaluation as a step.
 
     A chain starts from its first noise tensor, with `memory` None, and keeps nothing on the
     sampler: the same object serves any number of chains at once.
@@ -47,7 +49,7 @@ class Sampler(Protocol):
         """Turn the sample of step k and the network's output on it into the next sample.
 
         Returns:
-            The next sample and the memory to pass to step k + 1, of the shape of `sample`.
+            The next sample, and the memory to pass to step k + 1.
         """
         ...
 

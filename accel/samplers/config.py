@@ -9,11 +9,14 @@ from fastloop.accel.samplers.ddim import DDIM
 from fastloop.accel.samplers.ddpm import DDPM
 from fastloop.accel.samplers.dpm_solver import DPMSolver
 from fastloop.accel.samplers.flow import FlowEuler
+from fastloop.accel.samplers.runge_kutta import FlowRK4
 from fastloop.accel.samplers.schedule import BETA_SCHEDULES, FlowPath, NoiseSchedule
 
 __all__ = ["SAMPLERS", "SamplerConfig", "build_sampler", "build_schedule"]
 
-SAMPLERS = ("ddpm", "ddim", "dpm_solver", "flow")
+SAMPLERS = ("ddpm", "ddim", "dpm_solver", "flow", "flow_rk4")
+
+FLOWS: dict[str, type[FlowEuler] | type[FlowRK4]] = {"flow": FlowEuler, "flow_rk4": FlowRK4}
 
 
 @dataclass  # not frozen: Hydra writes a composed configuration field by field
@@ -23,7 +26,8 @@ class SamplerConfig:
     Attributes:
         kind: one of `SAMPLERS`.
         num_train_timesteps: steps of the forward process that the network was trained on.
-        num_inference_steps: K, steps of the reverse process.
+        num_inference_steps: K, steps of the reverse process; flow_rk4 evaluates the network four
+            times in each.
         beta_schedule: one of `BETA_SCHEDULES`; flow has none.
         beta_start, beta_end: of the linear schedule.
         prediction_type: `epsilon`, `sample` or `v_prediction`; flow predicts its own velocity.
@@ -48,7 +52,7 @@ def build_schedule(config: SamplerConfig) -> NoiseSchedule | FlowPath:
         ValueError: an unknown name (the choices are listed), or a number that makes no schedule.
     """
     _check_kind(config)
-    if config.kind == "flow":
+    if config.kind in FLOWS:
         return FlowPath(config.num_train_timesteps)
     return _noise_schedule(config)
 
@@ -88,8 +92,8 @@ def build_sampler(config: SamplerConfig) -> Sampler:
     steps = config.num_inference_steps
     if steps < 1:
         raise ValueError(f"num_inference_steps must be at least 1, got {steps}")
-    if config.kind == "flow":
-        return FlowEuler.build(steps, config.num_train_timesteps)
+    if config.kind in FLOWS:
+        return FLOWS[config.kind].build(steps, config.num_train_timesteps)
     schedule = _noise_schedule(config)
     if steps > len(schedule):
         raise ValueError(

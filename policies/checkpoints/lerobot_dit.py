@@ -46,6 +46,7 @@ NAMES = (
      r"obs_encoder.cameras.\1."),
 )  # fmt: skip
 UNUSED = re.compile(r"\.position_ids$|^obs_encoder\.cameras\.\d+\.post_layernorm\.")
+SOLVERS = {"euler": "flow", "rk4": "flow_rk4"}
 
 
 def load(folder: str | Path) -> Checkpoint:
@@ -54,7 +55,7 @@ def load(folder: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: when a file is missing or damaged, the weights are not what the
             configuration says, the statistics are missing, or something is not supported: encoders
-            that are not OpenAI's CLIP, text padded on the left, the solver ``rk4``.
+            that are not OpenAI's CLIP, text padded on the left.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
@@ -220,11 +221,11 @@ def _sampler(config: Mapping[str, Any], folder: Path) -> SamplerConfig:
         raise CheckpointError(
             f"{folder}: unknown objective {objective!r}; choose one of diffusion, flow_matching"
         )
-    if (method := config.get("integration_method", "euler")) != "euler":
+    method = config.get("integration_method", "euler")
+    if method not in SOLVERS:
         raise CheckpointError(
-            f"{folder}: integration_method is {method!r}; only 'euler' is supported. The weights "
-            "serve either: to use Euler steps, change it in config.json"
+            f"{folder}: unknown integration_method {method!r}; choose one of {', '.join(SOLVERS)}"
         )
     steps = asked(config, "num_integration_steps", folder)
-    fields = {"kind": "flow", "num_train_timesteps": 1, "num_inference_steps": steps}
+    fields = {"kind": SOLVERS[method], "num_train_timesteps": 1, "num_inference_steps": steps}
     return sampler_config(fields, str(folder))

@@ -125,11 +125,32 @@ def test_flow_equals_diffusers(steps):
         torch.testing.assert_close(sample, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_runge_kutta_equals_the_textbook():
+    """dx/ds = x s + 1 from s = 1 to 0 in 5 steps."""
+    sampler = build_sampler(SamplerConfig("flow_rk4", 1, 5))
+    assert len(sampler.timesteps) == 20
+
+    def slope(s, x):
+        return x * s + 1
+
+    x, h = noises(1)[0], -0.2
+    result = denoise(sampler, lambda k, x: slope(sampler.timesteps[k].double(), x), noises(1))
+    for i in range(5):
+        s = 1 + i * h
+        k1 = slope(s, x)
+        k2 = slope(s + h / 2, x + h / 2 * k1)
+        k3 = slope(s + h / 2, x + h / 2 * k2)
+        k4 = slope(s + h, x + h * k3)
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    torch.testing.assert_close(result, x, rtol=1e-6, atol=1e-6)  # timesteps are single precision
+
+
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_single_precision_stays_close_to_double(kind):
     sampler = build_sampler(SamplerConfig(kind, 100, 20))
     single = sampler.to("cpu", torch.float32)
-    noise, outputs = noises(sampler.num_noises), noises(20, seed=1).clamp(-1, 1)
+    noise = noises(sampler.num_noises)
+    outputs = noises(len(sampler.timesteps), seed=1).clamp(-1, 1)
     exact = denoise(sampler, lambda k, x: 0.5 * x + outputs[k], noise)
     rough = denoise(single, lambda k, x: 0.5 * x + outputs[k].float(), noise.float())
     assert rough.dtype == torch.float32
@@ -172,7 +193,7 @@ def test_forward_process_equals_diffusers():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "ddmp"}, "ddpm, ddim, dpm_solver, flow"),
+        ({"kind": "ddmp"}, "ddpm, ddim, dpm_solver, flow, flow_rk4"),
         ({"prediction_type": "eps"}, "epsilon, sample, v_prediction"),
         ({"beta_schedule": "cosine"}, "squaredcos_cap_v2, linear"),
         ({"num_inference_steps": 101}, "trained on 100"),

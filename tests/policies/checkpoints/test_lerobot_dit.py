@@ -304,6 +304,27 @@ def test_a_flow_is_integrated_from_noise_to_actions(folder):
     torch.testing.assert_close(stack.finish(h, 2, ctx), expected, rtol=1e-4, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_a_flow_can_be_integrated_by_runge_kutta(folder):
+    checkpoint = load_checkpoint(folder.write(objective="flow_matching", integration_method="rk4"))
+    model, seen = build_model(checkpoint), low()
+    sampler = build_sampler(checkpoint.sampler).to("cpu", torch.float32)
+    noise = torch.randn(3, 8, 2)
+    found, _ = PlainLoop(model.denoise, sampler)(noise[None], model.condition(seen))
+    cond, x, h = folder.condition(normalized(seen, STATE)), noise, 0.2
+
+    def velocity(x, t):
+        return folder.network(x, torch.full((3,), t), cond)
+
+    for i in range(5):
+        k1 = velocity(x, i * h)
+        k2 = velocity(x + h / 2 * k1, i * h + h / 2)
+        k3 = velocity(x + h / 2 * k2, i * h + h / 2)
+        k4 = velocity(x + h * k3, i * h + h)
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-5)
+
+
 def test_it_can_be_kept_as_our_own_folder(folder, tmp_path):
     checkpoint = load_checkpoint(folder.write())
     kept = load_checkpoint(convert(folder.folder, tmp_path / "ours"))
@@ -324,7 +345,10 @@ def test_it_can_be_kept_as_our_own_folder(folder, tmp_path):
         ({"use_rope": False}, "use_rope: configuration False, weights True"),
         ({"use_positional_encoding": True}, "use_positional_encoding: configuration True"),
         ({"objective": "score"}, "unknown objective 'score'; choose one of diffusion, flow"),
-        ({"objective": "flow_matching", "integration_method": "rk4"}, "'rk4'; only 'euler'"),
+        (
+            {"objective": "flow_matching", "integration_method": "heun"},
+            "'heun'; choose one of euler",
+        ),
         ({"noise_scheduler_type": "EDM"}, "unknown sampler 'edm'"),
         ({"text_encoder_name": "laion/CLIP-ViT"}, "'laion/CLIP-ViT'; only OpenAI's"),
         ({"tokenizer_padding_side": "left"}, "'left'; only 'right' is supported"),
