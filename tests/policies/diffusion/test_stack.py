@@ -120,14 +120,16 @@ def test_the_loop_never_waits_for_a_value_of_the_device(form):
 
     with Watch():
         loop(noise, cond)
-    assert "linear" in seen
+    assert "addmm" in seen
     assert not seen & {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero"}
 
 
-def test_a_stack_shares_the_weights_of_its_network():
+def test_a_stack_keeps_the_weights_that_it_was_built_from():
     net, stack, sampler, noise, cond = build(FORMS["mlp"], torch.float64)
-    net.decoder.layers[0].linear1.weight.data.mul_(1.5)
-    rebuilt = TransformerStack(net, sampler.timesteps)
     ctx = stack.context(cond)
     h = stack.begin(noise[0], 0, ctx)
-    assert torch.equal(stack.branch(2, h, 0, ctx), rebuilt.branch(2, h, 0, ctx))
+    before = stack.branch(2, h, 0, ctx)
+    net.decoder.layers[0].linear1.weight.data.mul_(1.5)
+    assert torch.equal(stack.branch(2, h, 0, ctx), before)
+    rebuilt = TransformerStack(net, sampler.timesteps)
+    assert not torch.allclose(rebuilt.branch(2, h, 0, ctx), before)
