@@ -34,17 +34,23 @@ class PredictorConfig:
         damping: 0 to 1, what every forecast change is multiplied by; 0 is plain reuse. Noise that
             a stochastic sampler adds at every step makes slopes unreliable.
         variable: what the chain is seen as a function of, the `step` or `log_snr`.
+        guard: watch the forecast of the first branch: whenever it is computed again and differs by
+            more than this share (CG-Taylor's gate), the chunk's report counts a violation. 0
+            watches nothing.
     """
 
     kind: str = "reuse"
     damping: float = 1.0
     variable: str = "step"
+    guard: float = 0.0
 
     def __post_init__(self) -> None:
         _check_choice("predictor", self.kind, PREDICTORS)
         _check_choice("predictor variable", self.variable, VARIABLES)
         if not 0 <= self.damping <= 1:
             raise ValueError(f"damping must be between 0 and 1, got {self.damping}")
+        if self.guard < 0:
+            raise ValueError(f"guard must be a share of 0 or more, got {self.guard}")
 
 
 @dataclass  # not frozen: Hydra writes a composed configuration field by field

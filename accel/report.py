@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import torch
 
 __all__ = ["AccelReport", "AcceleratorIdleError"]
 
@@ -25,6 +27,8 @@ class AccelReport:
         shared: projections of time and condition taken from a table, or made once a chunk, by an
             accelerator that does nothing else.
         forked, drafted, accepted: branches of a shared prefix, tokens proposed and accepted.
+        violations: times that a guarded forecast was wrong by more than it may be; a scalar tensor
+            on the device until `settled`.
         host_syncs: times that the loop waited for a device value.
         stage_ms: wall time a stage, in milliseconds.
     """
@@ -39,6 +43,7 @@ class AccelReport:
     forked: int = 0
     drafted: int = 0
     accepted: int = 0
+    violations: int | torch.Tensor = 0
     host_syncs: int = 0
     stage_ms: dict[str, float] = field(default_factory=dict)
 
@@ -47,6 +52,10 @@ class AccelReport:
         """Share of work that the accelerator saved, 0 to 1."""
         work = self.computed + self.reused + self.shared + self.drafted
         return (self.reused + self.shared + self.accepted) / work if work else 0.0
+
+    def settled(self) -> AccelReport:
+        """With plain numbers; waits for the device."""
+        return replace(self, violations=int(self.violations))
 
     def check_engaged(self) -> AccelReport:
         """Return self, or raise when an accelerator was named and saved nothing.
@@ -77,7 +86,7 @@ class AccelReport:
             key: sum(getattr(r, key) for r in reports)
             for key in (
                 "plans", "network_evaluations", "computed", "reused", "shared",
-                "forked", "drafted", "accepted", "host_syncs",
+                "forked", "drafted", "accepted", "violations", "host_syncs",
             )
         }  # fmt: skip
         stages = {key: 0.0 for r in reports for key in r.stage_ms}

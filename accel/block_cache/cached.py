@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -62,10 +63,15 @@ class CachedLoop:
 
         sample = denoise(self.sampler, network, noise)
         stages = {"context": 1e3 * (ready - started), "loop": 1e3 * (perf_counter() - ready)}
-        return sample, self.report(stages)
+        report = self.report(stages)
+        if guards := self.program.guards:
+            # Stays on the device: whoever reads the sample can read it then without a wait.
+            violations = torch.stack([cache[slot] for slot in guards]).sum()
+            report = replace(report, violations=violations)
+        return sample, report
 
     def report(self, stage_ms: dict[str, float] | None = None) -> AccelReport:
-        """What one call does, which is known before it is made; `stage_ms` is how long it took."""
+        """What one call does, as far as it is known before; `stage_ms` is how long it took."""
         name = self.plan.provenance.algorithm
         return AccelReport(
             name=name,

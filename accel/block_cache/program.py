@@ -23,7 +23,7 @@ from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.accel.block_cache.predictor import fit, memory
 from fastloop.accel.block_cache.stack import ResidualStack
 
-__all__ = ["Compute", "Fit", "Instruction", "Program", "Reuse", "Sum", "lower"]
+__all__ = ["Compute", "Fit", "Guard", "Instruction", "Program", "Reuse", "Sum", "lower"]
 
 Cache = list[torch.Tensor]  # filled by the program itself
 Polynomial = tuple[int, ...]  # slots of the tensors that multiply 1, time, time squared
@@ -86,13 +86,37 @@ class Reuse:
     def __call__(
         self, h: torch.Tensor, stack: ResidualStack, k: int, ctx: Any, cache: Cache
     ) -> torch.Tensor:
+        value = self.value(cache)
+        return h + value if self.gated is None else stack.add(self.gated, h, value, k, ctx)
+
+    def value(self, cache: Cache) -> torch.Tensor:
+        """What is added, before a gate."""
         value = cache[self.slots[0]]
         for power, slot in enumerate(self.slots[1:], start=1):
             value = torch.add(value, cache[slot], alpha=self.time**power)
-        return h + value if self.gated is None else stack.add(self.gated, h, value, k, ctx)
+        return value
 
 
-Instruction = Compute | Fit | Sum | Reuse
+@dataclass(frozen=True)
+class Guard:
+    """Note in `slot` whether a forecast was wrong: its mean absolute error, as a share of the
+    value, above `limit` in any environment (the gate of CG-Taylor, arXiv 2508.02240)."""
+
+    slot: int
+    forecast: Reuse
+    value: int
+    limit: float
+
+    def __call__(
+        self, h: torch.Tensor, stack: ResidualStack, k: int, ctx: Any, cache: Cache
+    ) -> torch.Tensor:
+        value = cache[self.value]
+        error = (self.forecast.value(cache) - value).abs().mean(dim=(1, 2))
+        cache[self.slot] = (error > self.limit * value.abs().mean(dim=(1, 2))).any()
+        return h
+
+
+Instruction = Compute | Fit | Guard | Sum | Reuse
 
 
 @dataclass(frozen=True)
@@ -102,10 +126,12 @@ class Program:
     Attributes:
         steps: for each of the K steps its instructions.
         slots: length of the cache.
+        guards: slots that say whether a guarded forecast was wrong.
     """
 
     steps: tuple[tuple[Instruction, ...], ...]
     slots: int
+    guards: tuple[int, ...] = ()
 
 
 def lower(plan: CachePlan, times: Sequence[float] = (), *, gated: bool = False) -> Program:
@@ -117,7 +143,8 @@ def lower(plan: CachePlan, times: Sequence[float] = (), *, gated: bool = False) 
         gated: whether the stack's branches have gates.
     """
     lowering = _Lowering(plan, times, gated)
-    return Program(tuple(lowering.step(k) for k in range(plan.steps)), lowering.slots.count)
+    steps = tuple(lowering.step(k) for k in range(plan.steps))
+    return Program(steps, lowering.slots.count, tuple(lowering.guards))
 
 
 class _Slots:
@@ -147,10 +174,13 @@ class _Lowering:
         self.mask = plan.mask()
         self.slots = _Slots()
         n, self.memory = len(plan.branches), memory(plan.predictor)
-        self.values = [self.slots.take(self.memory) for _ in range(n)]  # written in turns
+        # Written in turns; a guarded forecast must outlive the value that it is compared with.
+        self.turns = max(self.memory, 2) if plan.predictor.guard else self.memory
+        self.values = [self.slots.take(self.turns) for _ in range(n)]
         self.updated: list[list[int]] = [[] for _ in range(n)]  # steps so far
         self.now: list[Polynomial] = [()] * n  # what stands for each branch
         self.sums: dict[tuple[int, int], Polynomial] = {}  # (first, last) branch -> what holds
+        self.guards: list[int] = []
 
     def step(self, k: int) -> tuple[Instruction, ...]:
         """The instructions of step k."""
@@ -175,8 +205,13 @@ class _Lowering:
         """Evaluate a branch and, where it will be reused, say how it goes on."""
         self.updated[branch].append(k)
         kept, turn = self.values[branch], len(self.updated[branch])
-        value = kept[(turn - 1) % self.memory]
+        value = kept[(turn - 1) % self.turns]
         instructions: list[Instruction] = [Compute(branch, value)]
+        limit = self.plan.predictor.guard
+        if limit and branch == 0 and k > 0 and not self.mask[k - 1, branch]:
+            self.guards += self.slots.take(1)
+            forecast = Reuse(self.now[branch], float(self.times[k]))
+            instructions.append(Guard(self.guards[-1], forecast, value, limit))
         if self.memory > 1:
             self.slots.give_back(slot for slot in self.now[branch] if slot not in kept)
             self.now[branch] = ()
@@ -186,7 +221,7 @@ class _Lowering:
         if len(steps) == 1:
             self.now[branch] = (value,)
             return instructions
-        newest_first = tuple(kept[(turn - 1 - j) % self.memory] for j in range(len(steps)))
+        newest_first = tuple(kept[(turn - 1 - j) % self.turns] for j in range(len(steps)))
         times = [float(self.times[step]) for step in steps]
         weights = fit(self.plan.predictor, times, float(self.times[k + 1]))
         self.now[branch] = self.slots.take(len(weights))

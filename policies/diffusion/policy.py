@@ -65,7 +65,7 @@ class DiffusionPolicy:
             dt=1.0 / self.spec.control_hz,
             t0=history.ticks,
             past_actions=actions[:, :past],
-            report=report,
+            report=report.settled(),  # the actions are on the host already
         )
 
     def condition(self, history: History) -> torch.Tensor:

@@ -103,8 +103,8 @@ def accel_facts(accel: Mapping[str, Any]) -> dict[str, str]:
     if not accel:
         return {}
     plans = max(1, accel.get("plans", 1))
-    work = sum(accel.get(name, 0) for name in ("computed", "reused", "drafted"))
-    saved = sum(accel.get(name, 0) for name in ("reused", "accepted"))
+    work = sum(accel.get(name, 0) for name in ("computed", "reused", "shared", "drafted"))
+    saved = sum(accel.get(name, 0) for name in ("reused", "shared", "accepted"))
     facts = {
         "accelerator": str(accel.get("name", "none")),
         "output": "exact" if accel.get("exact") else "approximate",

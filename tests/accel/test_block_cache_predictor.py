@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -143,9 +145,43 @@ def test_a_forecast_of_a_smooth_chain_is_nearer_than_reuse(kind):
     assert error(PredictorConfig(kind)) < 0.8 * error(PredictorConfig())
 
 
+@given(st.data(), st.sampled_from(PREDICTORS), st.sampled_from([1e-9, 0.3, 1e9]))
+def test_a_guard_counts_the_forecasts_that_were_wrong(toy_stack, ddpm, chunk, data, kind, limit):
+    """Against the first branch's values as they come out of it, forecast by `fit`."""
+    stack, sampler = toy_stack(steps=8), ddpm(steps=8)
+    predictor = PredictorConfig(kind, guard=limit)
+    updates = data.draw(st.sets(st.integers(1, 7)).map(lambda steps: (0, *sorted(steps))))
+    plan = CachePlan(8, tuple(stack.branches), (updates,) * 6, Provenance("bac", 1), predictor)
+    values, branch = {}, stack.branch
+
+    def watched(i, h, k, ctx):
+        value = branch(i, h, k, ctx)
+        if i == 0:
+            values[k] = value
+        return value
+
+    stack.branch = watched
+    sample, report = CachedLoop(stack, sampler, plan)(*chunk(sampler))
+    unguarded = replace(plan, predictor=PredictorConfig(kind))
+    assert torch.equal(sample, CachedLoop(stack, sampler, unguarded)(*chunk(sampler))[0])
+
+    times, wrong = step_times(predictor, sampler), 0
+    for n, k in enumerate(updates):
+        if k == 0 or updates[n - 1] == k - 1:
+            continue  # nothing was forecast
+        kept = updates[:n][::-1][: memory(predictor)]
+        weights = fit(predictor, [times[step] for step in kept], times[kept[0] + 1])
+        shares = sum(row * times[k] ** p for p, row in enumerate(weights))
+        guess = sum(share * values[step] for share, step in zip(shares, kept, strict=True))
+        error = (guess - values[k]).abs().mean(dim=(1, 2)) / values[k].abs().mean(dim=(1, 2))
+        wrong += bool(error.max() > limit)
+    assert int(report.settled().violations) == wrong
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"guard": -0.1}, "guard must be a share of 0 or more, got -0.1"),
         ({"kind": "taylor9"}, "unknown predictor 'taylor9'; choose one of reuse, taylor1"),
         ({"variable": "time"}, "unknown predictor variable 'time'; choose one of step, log_snr"),
         ({"damping": 1.5}, "damping must be between 0 and 1, got 1.5"),
