@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 
@@ -12,9 +13,12 @@ from fastloop.policies.diffusion.vision import module_name
 
 __all__ = ["from_lerobot", "from_robomimic"]
 
-# Both projects cut torchvision's ResNet into a sequence, so its layers are numbered.
-with torch.device("meta"):
-    LAYERS = [name for name, _ in ResNet18().named_children()]
+
+@cache
+def _layers() -> list[str]:
+    """Both projects cut torchvision's ResNet into a sequence, so its layers are numbered."""
+    with torch.device("meta"):
+        return [name for name, _ in ResNet18().named_children()]
 
 
 def from_robomimic(key: str) -> str | None:
@@ -52,5 +56,5 @@ def from_lerobot(key: str, cameras: Iterable[str]) -> list[str]:
 def _named(numbered: str) -> str:
     """``4.0.conv1.weight`` to ``layer1.0.conv1.weight``; anything else as it is."""
     number, dot, rest = numbered.partition(".")
-    known = number.isdigit() and int(number) < len(LAYERS)
-    return f"{LAYERS[int(number)]}.{rest}" if dot and known else numbered
+    known = number.isdigit() and int(number) < len(_layers())
+    return f"{_layers()[int(number)]}.{rest}" if dot and known else numbered
