@@ -146,8 +146,16 @@ def delta_schedules(
 
     Returns:
         One schedule a branch.
+
+    Raises:
+        ValueError: a network of one layer has no front and rear.
     """
     order = sorted(set(layers))
+    if len(order) == 1:
+        raise ValueError(
+            "accel=delta goes from rear to front layers, and this network is cached as one; choose "
+            "uniform or unified"
+        )
     count, late = max(1, round(depth * len(order))), round(boundary * steps)
     front, rear = order[:count], order[-count:]
     refreshed = uniform_schedule(steps, budget)

@@ -9,6 +9,7 @@ from fastloop.accel.block_cache.reference import reference_loop
 from fastloop.accel.block_cache.stack import Branch
 from fastloop.accel.denoise import PlainLoop
 from fastloop.accel.report import AcceleratorIdleError
+from fastloop.accel.samplers import denoise
 
 
 def plan_of(branches, steps, updates):
@@ -151,3 +152,47 @@ def test_a_plan_for_another_policy_is_refused(toy_stack, ddpm):
         CachedLoop(stack, ddpm(steps=10), plan)
     with pytest.raises(ValueError, match="branches 6, the policy's 9"):
         CachedLoop(toy_stack(layers=3), ddpm(), plan)
+
+
+class GuidedStack:
+    """Classifier-free guidance: a second row of every environment has no condition."""
+
+    def __init__(self, inner, scale):
+        self.inner, self.scale = inner, scale
+        self.branches, self.gated, self.shared = inner.branches, inner.gated, inner.shared
+        self.branch, self.add = inner.branch, inner.add
+
+    def context(self, cond):
+        return self.inner.context(torch.cat([cond, torch.zeros_like(cond)]))
+
+    def begin(self, x, k, ctx):
+        return self.inner.begin(torch.cat([x, x]), k, ctx)
+
+    def finish(self, h, k, ctx):
+        guided, free = self.inner.finish(h, k, ctx).chunk(2)
+        return free + self.scale * (guided - free)
+
+
+def test_guidance_caches_both_of_its_evaluations(toy_stack, ddpm, chunk):
+    """By the solver's step: the second evaluation of a step is no step further."""
+    stack, sampler = toy_stack(), ddpm()
+    plan = plan_of(stack.branches, 12, [(0, 3, 8), (0, 5), (0, 1), (0,), (0, 3), (0, 11)])
+    noise, cond = chunk(sampler)
+    sample, _ = CachedLoop(GuidedStack(stack, 2.5), sampler, plan)(noise, cond)
+
+    caches = {}
+
+    def evaluate(which, k, x, cond):
+        ctx = stack.context(cond)
+        h = stack.begin(x, k, ctx)
+        for i, updates in enumerate(plan.updates):
+            if k in updates:
+                caches[which, i] = stack.branch(i, h, k, ctx)
+            h = h + caches[which, i]
+        return stack.finish(h, k, ctx)
+
+    def network(k, x):
+        guided, free = evaluate("guided", k, x, cond), evaluate("free", k, x, 0 * cond)
+        return free + 2.5 * (guided - free)
+
+    torch.testing.assert_close(sample, denoise(sampler, network, noise), rtol=1e-12, atol=1e-12)

@@ -143,7 +143,7 @@ def test_delta_reuses_the_rear_early_and_the_front_late():
     assert quarter == [front] * 2 + [always] * 4 + [rear] * 2
 
 
-@given(st.integers(1, 5), st.integers(1, 20), st.floats(0.01, 1), st.floats(0, 1), st.data())
+@given(st.integers(2, 5), st.integers(1, 20), st.floats(0.01, 1), st.floats(0, 1), st.data())
 def test_delta_reuses_a_range_and_refreshes_all_of_it_at_once(layers, steps, depth, boundary, data):
     budget = data.draw(st.integers(1, steps))
     refreshed = set(uniform_schedule(steps, budget))
@@ -171,3 +171,8 @@ def test_zeus_evaluates_as_often_as_it_may_from_the_first_step(case):
     assert (schedule[0], len(schedule)) == (0, budget)
     assert sorted(set(schedule)) == list(schedule)
     assert schedule[-1] < steps
+
+
+def test_delta_needs_a_front_and_a_rear():
+    with pytest.raises(ValueError, match="cached as one; choose uniform or unified"):
+        delta_schedules([0, 0], steps=10, budget=2, depth=0.5, boundary=0.5)
