@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
 from fastloop.accel.apply import AcceleratedLoop, accelerate, remove
-from fastloop.config import EvalConfig
+from fastloop.config import BenchConfig, EvalConfig
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.history import History
 from fastloop.policies.prepare import prepare
@@ -64,24 +65,29 @@ def plan_mask(policy: DiffusionPolicy) -> PlanMask | None:
 
 
 def time_plans(
-    arms: dict[str, DiffusionPolicy], history: History, repeats: int
+    arms: dict[str, DiffusionPolicy],
+    history: History,
+    repeats: int,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Wall time of whole plan() calls for one environment, the arms taking turns.
+    """Wall time of whole plan() calls on the environments of `history`, the arms taking turns.
 
     Returns:
         arm to `repeats` + 1 milliseconds, the first one cold.
     """
     timed: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(repeats + 1):
-        rng = Rng.for_envs(0, [turn], history.ticks.tolist())
+        rng = Rng.for_envs(0, [turn] * len(history), history.ticks.tolist())
         for name, policy in arms.items():
             started = perf_counter()
             policy.plan(history, rng=rng)
             timed[name].append(1e3 * (perf_counter() - started))
+        if progress is not None:
+            progress(turn)
     return timed
 
 
-def loop_threads(config: EvalConfig, policy: DiffusionPolicy, folder: Path) -> int:
+def loop_threads(config: BenchConfig | EvalConfig, policy: DiffusionPolicy, folder: Path) -> int:
     """Set torch's threads for the closed loop, whose calls serve `plan_batch` environments.
 
     Another thread count can change last digits, and with them episodes: a run that is continued

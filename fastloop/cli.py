@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import get_args
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
@@ -28,10 +29,13 @@ __all__ = ["main"]
 VERBS = {
     "eval": "run a policy in a simulator, plain and accelerated, and report what was lost and won",
     "calibrate": "decide what an accelerator computes and what it reuses, and draw it",
+    "bench": "measure every way to decide sooner: speed, error, success",
     "record": "let a scripted expert make demonstrations",
     "train": "train a diffusion policy on demonstrations",
     "info": "say what a checkpoint holds, or convert it",
 }
+
+TASKS = {"bench": ("denoise",)}  # verbs that are followed by a word for what they are about
 
 USER_ERRORS = (
     ValueError, OSError, FloatingPointError, AcceleratorIdleError, MissingExtraError,
@@ -58,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if {"-h", "--help"} & set(overrides):
             print(_verb_usage(verb))
             return 0
+        if verb in TASKS:
+            overrides = _without_task(verb, overrides)
         module = importlib.import_module(f"fastloop.verbs.{verb}")
         return int(module.run(_compose(verb, overrides)))
     except KeyboardInterrupt:
@@ -67,6 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = f"fastloop {verb}: {_message(error)}"
         console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
+
+
+def _without_task(verb: str, words: Sequence[str]) -> Sequence[str]:
+    """The overrides that follow the verb's task."""
+    have = ", ".join(f"`fastloop {verb} {task}`" for task in TASKS[verb])
+    if not words or "=" in words[0] or words[0].startswith("~"):
+        raise ValueError(f"say what to {verb}; have: {have}")
+    if words[0] not in TASKS[verb]:
+        raise ValueError(f"cannot {verb} {words[0]!r}; have: {have}")
+    return words[1:]
 
 
 def _compose(verb: str, overrides: Sequence[str]) -> object:
@@ -97,7 +113,8 @@ def _message(error: Exception) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
         have = ", ".join(str(key) for key in siblings if key not in ("_target_", "hydra"))
-        free = cause.object_type is dict
+        typed = any(map(dataclasses.is_dataclass, get_args(cause.ref_type)))
+        free = cause.object_type is dict and not typed
         add = f"; +{cause.full_key}=... adds it, where what is built takes it" if free else ""
         return f"unknown setting {cause.full_key!r}; have: {have or 'none'}{add}"
     return f"{error}\n{cause}" if isinstance(error, HydraException) and cause else str(error)
@@ -128,7 +145,8 @@ def _verb_usage(verb: str) -> str:
         choices = {group: loader.get_group_options(group) for group in groups}
         settings = OmegaConf.to_yaml(compose(verb))
     doc = (schemas.SCHEMAS[verb].__doc__ or "").strip()
-    lines = [f"usage: fastloop {verb} [key=value ...]", "", VERBS[verb], "", doc, ""]
+    task = "|".join(TASKS[verb]) + " " if verb in TASKS else ""
+    lines = [f"usage: fastloop {verb} {task}[key=value ...]", "", VERBS[verb], "", doc, ""]
     lines += [f"{group}= one of {', '.join(names)}" for group, names in choices.items()]
     return "\n".join([*lines, "", "Settings and their defaults:", "", settings])
 

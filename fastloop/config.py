@@ -15,6 +15,8 @@ from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.training import TrainConfig
 
 __all__ = [
+    "ArmConfig",
+    "BenchConfig",
     "CalibrateConfig",
     "EvalConfig",
     "InfoConfig",
@@ -49,7 +51,7 @@ class PolicyConfig:
             ``.ckpt`` of diffusion_policy.
         n_action_steps: actions executed before planning again; null as the checkpoint says.
         sampler: what replaces the checkpoint's.
-        device: torch device.
+        device: torch device; `best` is CUDA where there is one, else the CPU.
         threads: torch threads inside a process; 0 measures which number is fastest.
     """
 
@@ -129,6 +131,55 @@ class CalibrateConfig:
     observations: int = 8
     first_seed: int = 900_000
     seed: int = 0
+    run_dir: str | None = None
+
+
+@dataclass
+class ArmConfig:
+    """One way to decide sooner.
+
+    Attributes:
+        accel: what is reused; a kind that needs a plan and names none is calibrated.
+        sampler: what replaces the policy's, with the parts of `SamplerConfig` that are not null.
+    """
+
+    accel: AccelConfig = field(default_factory=AccelConfig)
+    sampler: SamplerOverrides = field(default_factory=SamplerOverrides)
+
+
+@dataclass
+class BenchConfig:
+    """Every way to denoise sooner beside the policy as published: speed, action error, success.
+
+    Attributes:
+        arms: by name; `~arms.NAME` leaves one out, `'+arms={NAME: {accel: {kind: bac}}}'` adds one.
+        batch: environments that a timed plan serves.
+        repeats: plans timed of each arm, in turns.
+        observations: held-out observations, each with its noise, that action errors are taken over.
+        calibration_observations: observations that a cache plan is decided on.
+        success_arms: arms that also run in closed loop, each paired with the policy as published.
+        episodes: pairs of each of them; 0 tests no success.
+        first_seed, seed, num_envs, plan_batch, margin, retries, step_timeout_s, allow_partial: as
+            in `EvalConfig`.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sim: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, ArmConfig] = field(default_factory=dict)
+    batch: int = 1
+    repeats: int = 30
+    observations: int = 32
+    calibration_observations: int = 8
+    success_arms: list[str] = field(default_factory=list)
+    episodes: int = 200
+    first_seed: int = 0
+    seed: int = 0
+    num_envs: int = 8
+    plan_batch: int = 8
+    margin: float = 0.05
+    retries: int = 2
+    step_timeout_s: float = 60.0
+    allow_partial: bool = False
     run_dir: str | None = None
 
 
@@ -239,6 +290,7 @@ class InfoConfig:
 SCHEMAS = {
     "eval": EvalConfig,
     "calibrate": CalibrateConfig,
+    "bench": BenchConfig,
     "record": RecordConfig,
     "train": TrainVerbConfig,
     "info": InfoConfig,

@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from fastloop.config import PolicyConfig
+from fastloop.config import PolicyConfig, SamplerOverrides
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.history import History
 from fastloop.policies.load import load_policy
 from fastloop.policies.prepare import Preparation, prepare
 from fastloop.policies.rng import Rng
-from fastloop.policies.spec import check_specs
+from fastloop.policies.spec import EnvSpec, check_specs
 from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
 from fastloop.sims.observations import first_observations
 
-__all__ = ["Setup", "calibration_data", "set_up"]
+__all__ = ["Setup", "calibration_data", "load", "set_up"]
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,23 @@ def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:
     """
     sim_config = SimConfig.from_config(sim)
     world = sim_config.build()
-    loaded = load_policy(
-        policy.checkpoint,
-        env=world.env_spec,
-        sampler={k: v for k, v in asdict(policy.sampler).items() if v is not None},
-        n_action_steps=policy.n_action_steps,
-        device=policy.device,
-    )
+    loaded = load(policy, world.env_spec, policy.sampler)
     check_specs(loaded.spec, world.env_spec, policy_name=policy.checkpoint)
     return Setup(sim_config, world, loaded, prepare(loaded, threads=policy.threads))
+
+
+def load(policy: PolicyConfig, env: EnvSpec, sampler: SamplerOverrides) -> DiffusionPolicy:
+    """The configured policy, with `sampler` over the checkpoint's; raises like `load_policy`."""
+    device = policy.device
+    if device == "best":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_policy(
+        policy.checkpoint,
+        env=env,
+        sampler={k: v for k, v in asdict(sampler).items() if v is not None},
+        n_action_steps=policy.n_action_steps,
+        device=device,
+    )
 
 
 def calibration_data(

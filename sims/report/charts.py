@@ -9,7 +9,7 @@ from fastloop.sims.report.markup import Html, element, join
 from fastloop.sims.stats import Interval
 from fastloop.sims.summary import PlanMask
 
-__all__ = ["interval_strip", "latency_curves", "reuse_map"]
+__all__ = ["interval_strip", "latency_curves", "log_ticks", "reuse_map"]
 
 
 def interval_strip(
@@ -63,7 +63,7 @@ def latency_curves(curves: Mapping[str, Sequence[float]]) -> Html:
             element("line", x1=left, x2=width - right, y1=y(share), y2=y(share), class_="grid"),
             element("text", f"{share:.0%}", x=left - 8, y=y(share) + 4, text_anchor="end"),
         ]
-    for tick in _log_ticks(first, last):
+    for tick in log_ticks(first, last):
         parts += [
             element("line", x1=x(tick), x2=x(tick), y1=top, y2=y(0), class_="grid"),
             element("text", f"{tick:g}", x=x(tick), y=y(0) + 18, text_anchor="middle"),
@@ -93,7 +93,7 @@ def _steps(values: Sequence[float], most: int = 400) -> Iterator[tuple[float, fl
         yield stop / n, values[stop] if stop < n else None
 
 
-def _log_ticks(first: float, last: float) -> list[float]:
+def log_ticks(first: float, last: float) -> list[float]:
     """Round numbers between 10**first and 10**last, at most about eight."""
     decades = range(math.floor(first), math.ceil(last) + 1)
     for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1,)):

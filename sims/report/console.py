@@ -19,7 +19,7 @@ from fastloop.sims.report.text import (
 )
 from fastloop.sims.summary import RunSummary
 
-__all__ = ["print_report"]
+__all__ = ["print_report", "text_table"]
 
 COLORS = {"non-inferior": "green", "inconclusive": "yellow", "inferior": "red"}
 
@@ -27,23 +27,26 @@ COLORS = {"non-inferior": "green", "inconclusive": "yellow", "inferior": "red"}
 def print_report(summary: RunSummary, console: Console) -> None:
     """Print success, paired comparison, latency and coverage."""
     findings = analyze(summary)
-    console.print(_table("Success", SUCCESS_HEAD, map(success_row, findings.arms)))
+    console.print(text_table("Success", SUCCESS_HEAD, map(success_row, findings.arms)))
     means = [[arm.name, *rate_cells(arm.over_tasks)] for arm in findings.arms if arm.over_tasks]
     if means:
         head = ("policy", "mean over tasks", "95% interval", "n")
-        console.print(_table("Every task weighing the same", head, means))
+        console.print(text_table("Every task weighing the same", head, means))
     for comparison in findings.comparisons:
         title = f"{comparison.candidate} against {comparison.baseline}"
-        console.print(_table(title, None, comparison_rows(comparison)))
+        console.print(text_table(title, None, comparison_rows(comparison)))
     if any(arm.latency.n or arm.latency.cold_n for arm in findings.arms):
-        console.print(_table("Latency of a plan", LATENCY_HEAD, map(latency_row, findings.arms)))
+        console.print(
+            text_table("Latency of a plan", LATENCY_HEAD, map(latency_row, findings.arms))
+        )
     for comparison in findings.comparisons:
         console.print(Text(comparison.sentence(), style=COLORS[comparison.verdict]))
     style = "" if findings.coverage.complete else "bold red"
     console.print(Text(findings.coverage.sentence(), style=style))
 
 
-def _table(title: str, head: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> Table:
+def text_table(title: str, head: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> Table:
+    """A table whose first column names the row and whose others are figures."""
     rows = list(rows)
     table = Table(title=Text(title), title_justify="left", show_header=head is not None)
     for index, name in enumerate(head or rows[0]):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
 from operator import itemgetter
 from pathlib import Path
-from string import Template
-from typing import Any
 
 from fastloop.sims.findings import Comparison, analyze
 from fastloop.sims.report.charts import interval_strip, latency_curves, reuse_map
-from fastloop.sims.report.markup import Html, element, join, table
+from fastloop.sims.report.markup import Html, element, table
+from fastloop.sims.report.page import SERIES, fill_page, legend_key, provenance_section
 from fastloop.sims.report.rollouts import rollouts
 from fastloop.sims.report.text import (
     LATENCY_HEAD,
@@ -32,7 +28,6 @@ from fastloop.sims.summary import RunSummary
 
 __all__ = ["render_html"]
 
-SERIES = 5  # colors that the page defines
 SHOWN_EPISODES = 100
 BADGES = {"non-inferior": "good", "inconclusive": "open", "inferior": "bad"}
 SCRIPT = """
@@ -55,17 +50,9 @@ def render_html(summary: RunSummary, folder: Path) -> str:
         _accelerators(summary),
         _plans(summary),
         rollouts(summary, folder),
-        _provenance(summary),
+        provenance_section(summary.provenance, summary.config),
     ]
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        title=join([_headline(summary)]),
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; media-src data: file: 'self'; "
-        f"script-src 'sha256-{digest}'",
-        body=join(sections),
-        script=SCRIPT,
-    )
+    return fill_page(_headline(summary), sections, SCRIPT)
 
 
 def _headline(summary: RunSummary) -> str:
@@ -126,7 +113,7 @@ def _success(summary: RunSummary) -> Html:
         strip = interval_strip(
             arm.success, 0, 1, series % SERIES, {0: "grid", 0.5: "grid", 1: "grid"}
         )
-        rows.append([_key(series, name), strip, *cells])
+        rows.append([legend_key(series, name), strip, *cells])
     head = [SUCCESS_HEAD[0], "0 to 100%", *SUCCESS_HEAD[1:]]
     parts = [element("h2", "Success"), table(head, rows)]
     by_task = [
@@ -219,8 +206,8 @@ def _latency(summary: RunSummary) -> Html:
     rows = []
     for series, arm in enumerate(findings.arms):
         name, *cells = latency_row(arm)
-        rows.append([_key(series, name), *cells])
-    legend = [_key(series, arm.name) for series, arm in enumerate(summary.arms)]
+        rows.append([legend_key(series, name), *cells])
+    legend = [legend_key(series, arm.name) for series, arm in enumerate(summary.arms)]
     return element(
         "section",
         element("h2", "Latency"),
@@ -256,23 +243,3 @@ def _plans(summary: RunSummary) -> Html:
             )
             parts += [element("h3", arm.name), legend, reuse_map(arm.plan)]
     return element("section", element("h2", "Cache plan"), *parts) if parts else Html()
-
-
-def _provenance(summary: RunSummary) -> Html:
-    parts: list[Html] = [element("h2", "Provenance")]
-    if summary.provenance:
-        rows = [[name, _plain(value)] for name, value in summary.provenance.items()]
-        title = element("summary", "Versions, hardware, checkpoint")
-        parts.append(element("details", title, table([], rows), class_="facts"))
-    if summary.config:
-        config = element("pre", summary.config)
-        parts.append(element("details", element("summary", "Configuration"), config))
-    return element("section", *parts) if len(parts) > 1 else Html()
-
-
-def _key(series: int, name: str) -> Html:
-    return element("span", element("span", class_=f"key s{series % SERIES}"), name)
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,1 @@
+"""`fastloop bench`: what is measured of an accelerator, one measurement a module."""

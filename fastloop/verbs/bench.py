@@ -1,0 +1,176 @@
+"""`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fastloop.arms import loop_threads, time_plans
+from fastloop.bench.action_error import decide
+from fastloop.bench.arms import PUBLISHED, BenchArm, make_arm, published_arm
+from fastloop.bench.chunks import Chunks
+from fastloop.bench.findings import ArmFindings, measure_work, metrics
+from fastloop.bench.page import render_bench
+from fastloop.bench.parity import measure_parity
+from fastloop.bench.report import print_tables
+from fastloop.bench.stages import measure_stages
+from fastloop.bench.success import Success, compare_success, run_config
+from fastloop.config import BenchConfig
+from fastloop.progress import bar
+from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
+from fastloop.setup import Setup, set_up
+from fastloop.sims.stats import ratio_of_medians
+
+__all__ = ["run"]
+
+CALIBRATION, HELD_OUT = 900_000, 800_000  # first seeds of episodes that no success test runs
+WATCHED_PLANS = 5
+
+
+def run(config: BenchConfig) -> int:
+    """Measure, write the run folder and print the tables.
+
+    Returns:
+        0, or 1 when a gate is red or episodes are missing, or 130 after Ctrl-C.
+    """
+    _check(config)
+    console = Console()
+    setup = set_up(config.policy, config.sim)
+    folder = make_run_dir("bench", config.run_dir)
+    arms = _make_arms(config, setup, folder, console)
+    found = _gate(arms, setup, config, console)
+    green = [arm for arm in arms if not found[arm.name].refused]
+    _time(green, found, setup, config, console)
+    tested = [arm for arm in green if arm is arms[0] or arm.name in config.success_arms]
+    success: Success | None = None
+    if config.episodes and len(tested) > 1:
+        loop_threads(config, setup.policy, folder)
+        success = compare_success(config, setup, tested, folder, console)
+        for name, comparison in success.comparisons.items():
+            found[name] = dataclasses.replace(found[name], comparison=comparison)
+    setup.sim.close()
+    return _report(list(found.values()), success, setup, config, folder, console)
+
+
+def _check(config: BenchConfig) -> None:
+    """Refuse what would only come out minutes later."""
+    run_config(config)
+    for name in ("batch", "repeats", "observations", "calibration_observations"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.episodes < 0:
+        raise ValueError(f"episodes must be 0 (test no success) or more, got {config.episodes}")
+    if not 0 < config.margin < 1:
+        raise ValueError(f"margin is a fraction between 0 and 1, got {config.margin}")
+    if not config.arms:
+        raise ValueError("no arms to compare; add one with '+arms={bac: {accel: {kind: bac}}}'")
+    for name in config.arms:
+        if name in (PUBLISHED, "dense") or not name.isidentifier():
+            raise ValueError(
+                f"an arm cannot be called {name!r}: its name is part of file and metric names, "
+                f"and {PUBLISHED} and dense are taken"
+            )
+    if unknown := sorted(set(config.success_arms) - set(config.arms)):
+        raise ValueError(f"success_arms names {unknown}; have: {', '.join(config.arms)}")
+
+
+def _make_arms(config: BenchConfig, setup: Setup, folder: Path, console: Console) -> list[BenchArm]:
+    calibration = Chunks.first(setup, config.calibration_observations, CALIBRATION, config.seed)
+    arms = [published_arm(setup)]
+    with bar("making arms", len(config.arms), console) as advance:
+        for name in config.arms:
+            advance(len(arms) - 1, name)
+            arms.append(make_arm(name, config, setup, folder, calibration))
+        advance(len(config.arms), "")
+    return arms
+
+
+def _gate(
+    arms: Sequence[BenchArm], setup: Setup, config: BenchConfig, console: Console
+) -> dict[str, ArmFindings]:
+    """Parity, action error and work of every arm."""
+    published, *others = arms
+    one = Chunks.first(setup, 1, HELD_OUT, config.seed)
+    held_out = Chunks.first(setup, config.observations, HELD_OUT, config.seed)
+    found = {published.name: ArmFindings(published.name, True, measure_work(published, one))}
+    with bar("parity and action error", len(others), console) as advance:
+        expected = decide(published.policy, held_out)
+        for done, arm in enumerate(others):
+            advance(done, arm.name)
+            found[arm.name] = ArmFindings(
+                arm.name,
+                arm.exact,
+                measure_work(arm, one),
+                parity=measure_parity(arm, one),
+                error=decide(arm.policy, held_out).error_from(expected),
+            )
+        advance(len(others), "")
+    return found
+
+
+def _time(
+    arms: Sequence[BenchArm],
+    found: dict[str, ArmFindings],
+    setup: Setup,
+    config: BenchConfig,
+    console: Console,
+) -> None:
+    """Whole plans in turns, and then where their time goes."""
+    history = setup.observations(config.batch, HELD_OUT)
+    policies = {arm.name: arm.policy for arm in arms}
+    with console.status("timing plans in turns"):
+        timed = {name: ms[1:] for name, ms in time_plans(policies, history, config.repeats).items()}
+    published = timed[arms[0].name]
+    with bar("where the time goes", len(arms), console) as advance:
+        for done, arm in enumerate(arms):
+            advance(done, arm.name)
+            found[arm.name] = dataclasses.replace(
+                found[arm.name],
+                latencies_ms=timed[arm.name],
+                speedup=ratio_of_medians(published, timed[arm.name], paired=True),
+                stages_ms=measure_stages(arm.policy, history, WATCHED_PLANS),
+            )
+        advance(len(arms), "")
+
+
+def _report(
+    arms: Sequence[ArmFindings],
+    success: Success | None,
+    setup: Setup,
+    config: BenchConfig,
+    folder: Path,
+    console: Console,
+) -> int:
+    policy = setup.policy
+    unit = policy.spec.action.unit
+    device = next(policy.model.parameters()).device
+    facts = {
+        "checkpoint": config.policy.checkpoint,
+        "checkpoint_digest": policy.digest,
+        "device": str(device),
+        "threads": setup.preparation.threads,
+        "refused": {arm.name: arm.refused for arm in arms if arm.refused},
+    }
+    coverage = dataclasses.asdict(success.coverage) if success else {}
+    complete = success is None or success.coverage.complete
+    coverage |= {"value": success.coverage.value if success else 1.0, "complete": complete}
+    write_result(folder, "bench", config, metrics(arms, unit), coverage, **facts)
+    about = f"{config.policy.checkpoint} on {device}, {config.batch} environment(s) a plan"
+    page = folder / "bench.html"
+    text = render_bench(arms, unit, about, provenance(**facts), config_yaml(config))
+    page.write_text(text, encoding="utf-8")
+    print_tables(arms, unit, console)
+    if success and not complete:
+        console.print(success.coverage.sentence(), style="bold red", markup=False)
+    console.print(
+        f"report: {page}\nrun folder: {folder}", markup=False, highlight=False, soft_wrap=True
+    )
+    if success and success.interrupted:
+        told = f"interrupted; the same command with run_dir={folder} goes on from here"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        return 130
+    refused = any(arm.refused for arm in arms)
+    return int(refused or not (complete or config.allow_partial))
