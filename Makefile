@@ -53,6 +53,6 @@ $(VENV)/.demo: constraints.txt pyproject.toml requirements/pusht.txt $(VENV)/.to
 	@touch $@
 
 $(VENV)/.test: requirements/sim.txt $(VENV)/.demo
-	$(PIP) -e ".[report,serve,dev]" -r requirements/sim.txt
+	$(PIP) -e ".[report,serve,gpu,dev]" -r requirements/sim.txt
 	$(PIP) --no-deps robosuite
 	@touch $@
