@@ -86,6 +86,8 @@ class ArmFindings:
     @property
     def success(self) -> str:
         """What is known of its success, in a word or three."""
+        if self.parity is None:
+            return "-"
         if self.comparison is not None:
             return self.comparison.verdict if self.comparison.difference.interval.n else "no pair"
         return "same answer" if self.exact else "success not tested"

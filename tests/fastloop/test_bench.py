@@ -29,8 +29,8 @@ NETWORKS = {
 }  # fmt: skip
 ARMS = [
     "arms.bac.accel.budget=4", "arms.bac.accel.union=1", "arms.uniform.accel.budget=4",
-    "arms.zeus20.accel.budget=8", "~arms.unified", "~arms.bac_taylor", "~arms.zeus40",
-    "~arms.ddim16",
+    "arms.zeus20.accel.budget=8", "~arms.unified", "~arms.bac_taylor", "~arms.bac_last",
+    "~arms.zeus40", "~arms.ddim16",
 ]  # fmt: skip
 SIM = {"_target_": "fastloop.sims.toy.PointMass"}
 
