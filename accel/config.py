@@ -13,6 +13,7 @@ __all__ = [
     "VARIABLES",
     "AccelConfig",
     "PredictorConfig",
+    "RefineConfig",
 ]
 
 KINDS = ("none", "exact", "uniform", "unified", "bac", "delta", "zeus")
@@ -121,6 +122,51 @@ class AccelConfig:
             )
         if not 0 <= self.boundary <= 1:
             raise ValueError(f"boundary must be a share of the chain, 0 to 1, got {self.boundary}")
+
+
+@dataclass  # not frozen: Hydra writes a composed configuration field by field
+class RefineConfig:
+    """A search for a better plan, or a cheaper one, against the error of the action itself.
+
+    Attributes:
+        evaluations: plans that are measured at most; 0 searches nothing.
+        budget: branch evaluations in one chunk; None for as many as the plan that it starts from.
+        error: instead of a budget: the plan of the fewest branch evaluations whose actions differ
+            by no more than this, as mean square in the network's normalized units.
+        observations: each with its noise, that plans are compared on.
+        held_out: further ones, which decide whether what was found is better.
+        seed: of the search.
+    """
+
+    evaluations: int = 0
+    budget: int | None = None
+    error: float | None = None
+    observations: int = 32
+    held_out: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.evaluations < 0:
+            raise ValueError(f"refine.evaluations must be 0 or more, got {self.evaluations}")
+        if self.budget is not None and self.error is not None:
+            raise ValueError(
+                f"refine.budget={self.budget} and refine.error={self.error} exclude each other: "
+                "the one asks for the least error, the other for the fewest branch evaluations"
+            )
+        if self.evaluations == 0 and (self.budget is not None or self.error is not None):
+            raise ValueError(
+                "refine.budget and refine.error do nothing without a search; set "
+                "refine.evaluations, such as 150"
+            )
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"refine.budget must be at least 1, got {self.budget}")
+        if self.error is not None and not self.error > 0:
+            raise ValueError(f"refine.error must be above 0, got {self.error}")
+        if self.observations < 1 or self.held_out < 1:
+            raise ValueError(
+                "refinement needs observations to compare plans on, and some held out: got "
+                f"{self.observations} and {self.held_out}"
+            )
 
 
 def _check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:

@@ -35,6 +35,8 @@ class Provenance:
         seeds: of the episodes that they came from, where known.
         stability: agreement (Jaccard) of the schedules of two halves of the observations, where
             there were two or more.
+        refined: plans that were measured to improve this one, 0 for a plan as its kind makes it.
+        error_before, error_after: action error on held-out observations that this changed.
     """
 
     algorithm: str
@@ -52,6 +54,9 @@ class Provenance:
     score: str = ""
     depth: float | None = None
     boundary: float | None = None
+    refined: int = 0
+    error_before: float | None = None
+    error_after: float | None = None
 
 
 @dataclass(frozen=True)
