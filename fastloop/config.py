@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from fastloop.accel.config import AccelConfig
+from fastloop.accel.config import AccelConfig, RefineConfig
 from fastloop.accel.samplers import SamplerConfig
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
@@ -140,10 +140,12 @@ class ArmConfig:
 
     Attributes:
         accel: what is reused; a kind that needs a plan and names none is calibrated.
+        refine: search for a better plan, started from that one; 0 evaluations for none.
         sampler: what replaces the policy's, with the parts of `SamplerConfig` that are not null.
     """
 
     accel: AccelConfig = field(default_factory=AccelConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     sampler: SamplerOverrides = field(default_factory=SamplerOverrides)
 
 

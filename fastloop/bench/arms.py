@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from fastloop.accel.apply import AcceleratedLoop, accelerate, remove
 from fastloop.accel.block_cache.cached import CachedLoop
 from fastloop.accel.block_cache.plan import CachePlan
-from fastloop.accel.config import AccelConfig
+from fastloop.accel.block_cache.search import refine
+from fastloop.accel.config import AccelConfig, RefineConfig
 from fastloop.accel.report import AcceleratorIdleError
 from fastloop.accel.samplers.base import describe
 from fastloop.bench.chunks import Chunks
-from fastloop.config import BenchConfig
+from fastloop.config import ArmConfig, BenchConfig
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.run_folder import config_digest
 from fastloop.setup import Setup, load
@@ -22,6 +26,7 @@ from fastloop.setup import Setup, load
 __all__ = ["PUBLISHED", "BenchArm", "make_arm", "published_arm"]
 
 PUBLISHED = "published"
+CALIBRATION = 900_000  # first seed of the episodes that plans are decided on
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,19 @@ def published_arm(setup: Setup) -> BenchArm:
 
 
 def make_arm(
-    name: str, config: BenchConfig, setup: Setup, folder: Path, calibration: Chunks
+    name: str,
+    config: BenchConfig,
+    setup: Setup,
+    folder: Path,
+    told: Callable[[str], None] = lambda note: None,
 ) -> BenchArm:
     """The arm that `config` calls `name`.
 
     A cache plan that is made here is kept in `folder`, so that a run which is continued uses the
     same one.
+
+    Args:
+        told: called with what a search for a better plan is at.
 
     Raises:
         ValueError: naming the arm, when the policy cannot be accelerated like this, or nothing
@@ -79,22 +91,46 @@ def make_arm(
         policy = remove(load(config.policy, setup.sim.env_spec, sampler))
     decided_on = f"{policy.digest[:8]}-{config_digest(wanted)}-{config.calibration_observations}"
     kept = folder / "plans" / f"{name}-{decided_on}-{config.seed}.json"
-    accel = wanted.accel
-    if accel.plan is None and kept.exists():
-        accel = dataclasses.replace(accel, plan=str(kept))
     try:
-        data = None if accel.plan else calibration.inputs(policy)
-        fast = accelerate(policy, accel, observations=data)
-        arm = BenchArm(name, fast, accel, exact=False)
-        if arm.cached and arm.plan:
-            arm.cached.report().check_engaged()
-            kept.parent.mkdir(exist_ok=True)
-            arm.plan.save(kept)
-            accel = dataclasses.replace(accel, plan=str(kept))
+        accel, policy = _accelerated(wanted, policy, config, setup, kept, told)
     except (ValueError, AcceleratorIdleError) as error:
         raise ValueError(
             f"arm {name!r}: {error}; change it, or leave it out with '~arms.{name}'"
         ) from error
+    arm = BenchArm(name, policy, accel, exact=False)
     same_chain = describe(policy.sampler) == describe(published.sampler)
-    exact = same_chain and not (arm.plan and arm.plan.reused)
-    return BenchArm(name, fast, accel, exact)
+    return dataclasses.replace(arm, exact=same_chain and not (arm.plan and arm.plan.reused))
+
+
+def _accelerated(
+    wanted: ArmConfig,
+    policy: DiffusionPolicy,
+    config: BenchConfig,
+    setup: Setup,
+    kept: Path,
+    told: Callable[[str], None],
+) -> tuple[AccelConfig, DiffusionPolicy]:
+    """The policy with its accelerator, and how to build that again from the plan at `kept`."""
+    accel, search = wanted.accel, wanted.refine
+
+    def inputs(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return Chunks.first(setup, count, CALIBRATION, config.seed).inputs(policy)
+
+    if kept.exists() and (search.evaluations or not accel.plan):
+        accel, search = dataclasses.replace(accel, plan=str(kept)), RefineConfig()
+    data = None if accel.plan else inputs(config.calibration_observations)
+    fast = accelerate(policy, accel, observations=data)
+    if not isinstance(fast.loop, AcceleratedLoop):
+        return accel, fast
+    cached = fast.loop.fast
+    cached.report().check_engaged()
+    plan = cached.plan
+    if search.evaluations:
+        plan = refine(
+            plan, cached.stack, cached.sampler, *inputs(search.observations + search.held_out),
+            search, progress=lambda done, note: told(f"plan {done}: {note}"),
+        ).plan  # fmt: skip
+    kept.parent.mkdir(exist_ok=True)
+    plan.save(kept)
+    accel = dataclasses.replace(accel, plan=str(kept))
+    return accel, accelerate(policy, accel)

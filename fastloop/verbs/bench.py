@@ -26,7 +26,7 @@ from fastloop.sims.stats import ratio_of_medians
 
 __all__ = ["run"]
 
-CALIBRATION, HELD_OUT = 900_000, 800_000  # first seeds of episodes that no success test runs
+HELD_OUT = 800_000  # first seed of episodes that no plan is decided on and no success test runs
 WATCHED_PLANS = 5
 
 
@@ -78,12 +78,15 @@ def _check(config: BenchConfig) -> None:
 
 
 def _make_arms(config: BenchConfig, setup: Setup, folder: Path, console: Console) -> list[BenchArm]:
-    calibration = Chunks.first(setup, config.calibration_observations, CALIBRATION, config.seed)
     arms = [published_arm(setup)]
     with bar("making arms", len(config.arms), console) as advance:
-        for name in config.arms:
-            advance(len(arms) - 1, name)
-            arms.append(make_arm(name, config, setup, folder, calibration))
+        for done, name in enumerate(config.arms):
+            advance(done, name)
+
+            def told(note: str, done: int = done, name: str = name) -> None:
+                advance(done, f"{name}, {note}")
+
+            arms.append(make_arm(name, config, setup, folder, told))
         advance(len(config.arms), "")
     return arms
 

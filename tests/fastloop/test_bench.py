@@ -29,6 +29,8 @@ NETWORKS = {
 }  # fmt: skip
 ARMS = [
     "arms.bac.accel.budget=4", "arms.bac.accel.union=1", "arms.uniform.accel.budget=4",
+    "arms.refined.accel.budget=4", "arms.refined.accel.union=1", "arms.refined.refine.held_out=2",
+    "arms.refined.refine.evaluations=9", "arms.refined.refine.observations=4",
     "arms.zeus20.accel.budget=8", "~arms.unified", "~arms.bac_taylor", "~arms.bac_last",
     "~arms.zeus40", "~arms.ddim16",
 ]  # fmt: skip
@@ -93,7 +95,7 @@ def line(printed, arm):
 def test_every_arm_is_measured(policy, tmp_path, capfd):
     assert bench(policy, tmp_path, *ARMS) == 0
     found = metrics(tmp_path)
-    for arm in ("exact", "uniform", "bac", "zeus20", "ddim10"):
+    for arm in ("exact", "uniform", "bac", "refined", "zeus20", "ddim10"):
         speedup = found[f"speedup_{arm}"]
         assert 0 < speedup["low"] <= speedup["value"] <= speedup["high"]
         assert speedup["n"] == 3
@@ -107,6 +109,8 @@ def test_every_arm_is_measured(policy, tmp_path, capfd):
     assert found["reused_uniform"]["value"] == 0.8
     evaluations = [found[f"evaluations_{a}"]["value"] for a in ("published", "zeus20", "ddim10")]
     assert evaluations == [20, 8, 10]
+    assert found["flops_refined"]["value"] <= found["flops_exact"]["value"]
+    assert found["reused_refined"]["value"] == found["reused_bac"]["value"], "the same budget"
     assert found["success_difference_bac"]["n"] == 2
     page = (tmp_path / "bench.html").read_text()
     assert page.count("<svg") == 2
@@ -168,9 +172,9 @@ def test_without_episodes_no_success_is_claimed(policy, tmp_path, capfd):
 
 def test_a_bench_run_again_repeats_no_episode_and_keeps_its_plans(policy, tmp_path, capfd):
     assert bench(policy, tmp_path, *ARMS) == 0
-    kept = [*tmp_path.glob("episodes/*/episodes.jsonl"), *tmp_path.glob("plans/bac*.json")]
+    kept = [*tmp_path.glob("episodes/*/episodes.jsonl"), *tmp_path.glob("plans/*.json")]
     before = {path: path.read_bytes() for path in kept}
-    assert len(before) == 3
+    assert len(before) == 2 + 6
     assert bench(policy, tmp_path, *ARMS) == 0
     assert {path: path.read_bytes() for path in kept} == before
     assert bench(policy, tmp_path, *ARMS, "episodes=3") == 2, "no pairs are added to a test"
