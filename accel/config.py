@@ -76,7 +76,8 @@ class AccelConfig:
             as in the paper.
         score: by what `union` picks branches; `volatility`, as published, or `scheduled`, the
             error of their caches when a feed-forward branch downstream is updated.
-        force_last: also update every branch at the last step, as the published code does.
+        force_last: update every branch at the last step too, beyond its budget, as the published
+            code does; the last evaluation decides most where a network predicts the sample.
         depth: share of the layers that `delta` reuses at a time; 1 reuses all, like `uniform`.
         boundary: share of the chain after which `delta` goes over from rear to front layers.
         predictor: what stands in for a branch that is reused.
@@ -91,7 +92,7 @@ class AccelConfig:
     metric: str = "cosine"
     objective: str = "anchor"
     score: str = "volatility"
-    force_last: bool = False
+    force_last: bool = True
     depth: float = 0.5
     boundary: float = 0.5
     predictor: PredictorConfig = field(default_factory=PredictorConfig)

@@ -328,6 +328,29 @@ def test_calibrate_makes_a_plan_that_eval_takes(trained, tmp_path, capfd):
     assert "its denoise steps 10, the policy's 20" in capfd.readouterr().err
 
 
+def test_calibrate_refines_a_plan(trained, tmp_path, capfd):
+    command = ["calibrate", SIM, f"policy.checkpoint={trained / 'policy'}", f"run_dir={tmp_path}"]
+    command += ["policy.threads=1", "observations=2", *QUICK]
+    search = ["refine.evaluations=12", "refine.observations=3", "refine.held_out=2"]
+    assert cli.main([*command, *search]) == 0
+    made = CachePlan.load(tmp_path / "plan.json").provenance
+    assert made.algorithm == "bac"
+    found = result(tmp_path)["metrics"]
+    before, after = (found[f"action_error_{name}"]["value"] for name in ("before", "after"))
+    assert after < before
+    assert (made.refined, made.error_before, made.error_after) == (12, before, after)
+    told = capfd.readouterr().out
+    assert f"action error {before:.1e} -> {after:.1e}" in told
+    assert "after 12 plan evaluations" in told
+    for nonsense, message in (
+        (["refine.evaluations=-1"], "refine.evaluations must be 0 or more, got -1"),
+        (["refine.error=1e-6"], "do nothing without a search"),
+        ([*search, "refine.budget=1"], "1 branch evaluations does not fit"),
+    ):
+        assert cli.main([*command, *nonsense]) == 2
+        assert message in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["uniform", "unified"])
 def test_calibrate_of_other_kinds(trained, tmp_path, kind):
     command = ["calibrate", SIM, f"policy.checkpoint={trained / 'policy'}", f"run_dir={tmp_path}"]
