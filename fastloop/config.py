@@ -120,6 +120,8 @@ class CalibrateConfig:
     """Decide a cache plan for a policy on observations of a simulator.
 
     Attributes:
+        refine: a search for a better or cheaper plan that starts from the accelerator's own, on
+            observations of further episodes; 0 evaluations for none.
         observations: how many; the first of as many episodes.
         first_seed: seed of the first episode.
         seed: root of the policy's noise.
@@ -127,6 +129,7 @@ class CalibrateConfig:
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     accel: AccelConfig = field(default_factory=AccelConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     sim: dict[str, Any] = field(default_factory=dict)
     observations: int = 8
     first_seed: int = 900_000

@@ -142,8 +142,9 @@ def _within_budget(
     start = search.fitted(given, budget)
     for mask in (start, *search.allocations(budget)):
         search.consider(mask)
+    allocated = search.best.mask
     search.climb()
-    finalists = [held_out.measure(mask) for mask in (start, search.best.mask)]
+    finalists = [held_out.measure(mask) for mask in (start, allocated, search.best.mask)]
     chosen = min(finalists, key=lambda measured: measured.error)
     return chosen.mask, chosen.error
 

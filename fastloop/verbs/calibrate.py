@@ -6,10 +6,12 @@ from rich.console import Console
 
 from fastloop.accel.apply import stack_of
 from fastloop.accel.block_cache.calibrate import calibrate, make_plan
+from fastloop.accel.block_cache.plan import CachePlan
+from fastloop.accel.block_cache.search import Refinement, refine
 from fastloop.config import CalibrateConfig
 from fastloop.progress import bar
 from fastloop.run_folder import make_run_dir, write_result
-from fastloop.setup import calibration_data, set_up
+from fastloop.setup import Setup, calibration_data, set_up
 from fastloop.sims.report.plan import render_plan
 
 __all__ = ["run"]
@@ -37,6 +39,9 @@ def run(config: CalibrateConfig) -> int:
             console.print(found.warning, style="yellow")
     else:
         plan = make_plan(config.accel, stack, policy.sampler, digest=policy.digest)
+    search = _refine(config, setup, plan, console) if config.refine.evaluations else None
+    if search is not None:
+        plan = search.plan
     setup.sim.close()
     folder = make_run_dir("calibrate", config.run_dir)
     path = folder / "plan.json"
@@ -52,10 +57,18 @@ def run(config: CalibrateConfig) -> int:
     if stability is not None:
         verdict = "stable" if stability >= STABLE else "UNSTABLE: use more observations"
         console.print(f"agreement of two halves (Jaccard): {stability:.2f}, {verdict}")
+    if search is not None:
+        console.print(_verdict(search, config.refine.held_out), markup=False, soft_wrap=True)
     metrics = {
         "reused": {"value": plan.reused / total, "unit": "1", "n": total},
         "stability": {"value": stability, "unit": "1", "n": plan.provenance.observations},
     }
+    if search is not None:
+        for name, error in (("before", search.before), ("after", search.after)):
+            metrics[f"action_error_{name}"] = {
+                "value": error, "unit": "mean square, normalized", "n": config.refine.held_out,
+            }  # fmt: skip
+        metrics["evaluations"] = {"value": search.evaluations, "unit": "1", "n": 1}
     write_result(folder, "calibrate", config, metrics, checkpoint_digest=policy.digest)
     console.print(
         f"use it with: fastloop eval accel={config.accel.kind} accel.plan={path}\n"
@@ -63,3 +76,20 @@ def run(config: CalibrateConfig) -> int:
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0
+
+
+def _refine(config: CalibrateConfig, setup: Setup, plan: CachePlan, console: Console) -> Refinement:
+    """Search on the episodes after those that the plan was decided on."""
+    wanted, first = config.refine, config.first_seed + config.observations
+    data = calibration_data(setup, wanted.observations + wanted.held_out, first, config.seed)
+    stack = stack_of(setup.policy, config.accel)
+    with bar("refining", wanted.evaluations, console) as advance:
+        return refine(plan, stack, setup.policy.sampler, *data, wanted, progress=advance)
+
+
+def _verdict(search: Refinement, held_out: int) -> str:
+    found = "no better plan was found" if search.after == search.before else "refined"
+    return (
+        f"{found}: action error {search.before:.1e} -> {search.after:.1e} (mean square, "
+        f"normalized, {held_out} held-out observations) after {search.evaluations} plan evaluations"
+    )
