@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from fastloop.accel.apply import AcceleratedLoop, accelerate
+from fastloop.accel.config import AccelConfig
 from fastloop.config import PolicyConfig, SamplerOverrides
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.history import History
@@ -16,7 +18,7 @@ from fastloop.policies.rng import Rng
 from fastloop.policies.spec import EnvSpec, check_specs
 from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
-from fastloop.sims.observations import first_observations
+from fastloop.sims.observations import visited_observations
 
 __all__ = ["Setup", "calibration_data", "load", "set_up"]
 
@@ -38,9 +40,12 @@ class Setup:
     preparation: Preparation
 
     def observations(self, count: int, first_seed: int) -> History:
-        """The first observations of `count` episodes."""
-        seeds = range(first_seed, first_seed + count)
-        return first_observations(self.sim, self.policy.spec, seeds)
+        """What the policy sees in `count` episodes; the first one is an episode's first."""
+        policy, seeds = self.policy, range(first_seed, first_seed + count)
+        if isinstance(policy.loop, AcceleratedLoop):  # near enough to where the policy goes
+            steps = len(policy.sampler.timesteps)
+            policy = accelerate(policy, AccelConfig("uniform", budget=min(10, steps)))
+        return visited_observations(self.sim, policy, seeds)
 
 
 def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:
@@ -75,7 +80,7 @@ def load(policy: PolicyConfig, env: EnvSpec, sampler: SamplerOverrides) -> Diffu
 def calibration_data(
     setup: Setup, count: int, first_seed: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noises (num_noises, M, T, A) and conditions (M, O, D) of `count` first observations."""
+    """Noises (num_noises, M, T, A) and conditions (M, O, D) of `count` observations."""
     seeds = range(first_seed, first_seed + count)
     history = setup.observations(count, first_seed)
     noises = setup.policy.noise(Rng.for_envs(seed, seeds, [0] * count))

@@ -114,7 +114,7 @@ def _accelerated(
     accel, search = wanted.accel, wanted.refine
 
     def inputs(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return Chunks.first(setup, count, CALIBRATION, config.seed).inputs(policy)
+        return Chunks.draw(setup, count, CALIBRATION, config.seed).inputs(policy)
 
     if kept.exists() and (search.evaluations or not accel.plan):
         accel, search = dataclasses.replace(accel, plan=str(kept)), RefineConfig()

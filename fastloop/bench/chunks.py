@@ -1,4 +1,4 @@
-"""Chunks to measure policies on: first observations of episodes, each with its noise."""
+"""Chunks to measure policies on: observations of episodes, each with its noise."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Chunks:
     rng: Rng
 
     @classmethod
-    def first(cls, setup: Setup, count: int, first_seed: int, seed: int) -> Chunks:
-        """The first observations of `count` episodes, with noise of the root `seed`."""
+    def draw(cls, setup: Setup, count: int, first_seed: int, seed: int) -> Chunks:
+        """Observations of `count` episodes, with noise of the root `seed`."""
         episodes = range(first_seed, first_seed + count)
         rng = Rng.for_envs(seed, episodes, [0] * count)
         return cls(setup.observations(count, first_seed), rng)

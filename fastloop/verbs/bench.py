@@ -96,8 +96,8 @@ def _gate(
 ) -> dict[str, ArmFindings]:
     """Parity, action error and work of every arm."""
     published, *others = arms
-    one = Chunks.first(setup, 1, HELD_OUT, config.seed)
-    held_out = Chunks.first(setup, config.observations, HELD_OUT, config.seed)
+    one = Chunks.draw(setup, 1, HELD_OUT, config.seed)
+    held_out = Chunks.draw(setup, config.observations, HELD_OUT, config.seed)
     found = {published.name: ArmFindings(published.name, True, measure_work(published, one))}
     with bar("parity and action error", len(others), console) as advance:
         expected = decide(published.policy, held_out)

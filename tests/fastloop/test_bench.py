@@ -272,7 +272,7 @@ def test_watched_plans_are_the_same_plans(setup, kind, monkeypatch):
 
 def test_a_loop_that_is_off_is_seen(setup):
     """Not the reference is wrong here, but the loop that is timed."""
-    chunks = Chunks.first(setup, 1, 0, 0)
+    chunks = Chunks.draw(setup, 1, 0, 0)
     arm = BenchArm("exact", setup.policy, AccelConfig("exact"), exact=True)
     assert measure_parity(arm, chunks).holds
     loop = setup.policy.loop

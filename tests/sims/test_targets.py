@@ -1,10 +1,8 @@
-"""What a configuration may name, and the observations that policies are timed and calibrated on."""
+"""What a configuration may name."""
 
-import numpy as np
 import pytest
 
 from fastloop.sims.config import SimConfig
-from fastloop.sims.observations import first_observations
 from fastloop.sims.targets import build
 from fastloop.sims.toy import PointMass
 
@@ -51,16 +49,3 @@ def test_an_error_inside_the_target_is_its_own():
 def test_a_simulator_that_cannot_be_is_refused(target, arguments, message):
     with pytest.raises(ValueError, match=message):
         SimConfig(target, arguments).build()
-
-
-def test_first_observations_are_those_of_the_seeds(homing):
-    spec = homing().spec
-    history = first_observations(PointMass(), spec, range(5, 8))
-    assert len(history) == 3
-    assert history.ticks.tolist() == [0, 0, 0]
-    for row, seed in enumerate(range(5, 8)):
-        seen, _ = PointMass().reset(seed=seed)
-        for key in spec.inputs:
-            assert history[key].shape[1] == spec.n_obs_steps
-            for frame in history[key][row]:
-                assert np.array_equal(frame.numpy(), seen[key])
