@@ -26,7 +26,7 @@ from fastloop.accel.samplers.base import Sampler
 
 __all__ = ["Refinement", "refine"]
 
-SEEN = 16  # chains that sensitivities are averaged over
+POWERS = (1.0, 0.5, 0.25)  # of first-order errors: the lower, the less they are trusted
 PATIENCE = 100  # proposals that were measured before, in a row, after which nothing new is left
 Mask = npt.NDArray[np.bool_]
 
@@ -90,9 +90,8 @@ def refine(
         for rows in (seen, rest)
     )
     before = held_out.measure(plan.mask()).error
-    rows = slice(0, min(SEEN, config.observations))
     distances = action_distances(
-        stack, sampler, noises[:, rows], None if conds is None else conds[rows],
+        stack, sampler, noises[:, seen], None if conds is None else conds[seen],
         seed=config.seed, progress=lambda done, total: tell(0, f"sensitivity {done}/{total}"),
     )  # fmt: skip
     search = _Search(training, *distances, config, tell)
@@ -216,16 +215,19 @@ class _Search:
             stale = 0 if self.evaluations > before else stale + 1
 
     def allocations(self, total: int) -> Iterator[Mask]:
-        """The plans of `total` updates that are best to first order.
+        """Plans of `total` updates that are best to first order.
 
-        One treats the errors of all branches as independent. The other moves all branches at once,
-        which counts how their errors add up; it is better where there are few updates.
+        Some move all branches at once, which counts how their errors add up; the others treat the
+        errors of branches as independent. Where the actions that a chain can end in lie apart,
+        first order says nothing of the early steps that choose between them. A power below 1 of
+        the errors gives such steps more updates.
         """
-        yield allocate(self.distance, total)
         steps, n = len(self.whole), len(self.distance)
-        mask = np.zeros((steps, n), dtype=bool)
-        mask[list(adaptive_schedules(self.whole[None], total // n)[0])] = True
-        yield self.fitted(mask, total)
+        for power in POWERS:
+            mask = np.zeros((steps, n), dtype=bool)
+            mask[list(adaptive_schedules(self.whole[None] ** power, total // n)[0])] = True
+            yield self.fitted(mask, total)
+            yield allocate(self.distance**power, total)
 
     def fitted(self, mask: Mask, total: int) -> Mask:
         """`mask` with the best updates added, or the worst removed, until there are `total`."""

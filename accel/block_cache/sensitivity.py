@@ -73,33 +73,36 @@ def _errors(
     direction: torch.Tensor,
 ) -> torch.Tensor:
     """(B, N, K, K) float64: how far each replacement moves the last sample along `direction`."""
-    steps, n = len(sampler.timesteps), len(stack.branches)
+    steps = len(sampler.timesteps)
     state: list[Any] = [noise[0], None]  # sample, and the sampler's memory
     with torch.no_grad():
         ctx = stack.context(cond)
-        states, chain = [], []
+        states, values = [], []
         for k in range(steps):
             states.append(state)
-            state, values = _step(stack, sampler, ctx, noise, k, state)
-            chain.append([value.flatten(1) for value in values])
-    activations = [torch.stack(values, dim=1) for values in zip(*chain, strict=True)]  # (B, K, F)
-    products = direction.new_zeros(len(direction), n, steps, steps, dtype=torch.float64)
-    gradients: list[Any] = [direction, None]
+            state, of_step = _step(stack, sampler, ctx, noise, k, state)
+            values.append(of_step)
+    slopes: list[Any] = [None] * steps
+    into: list[Any] = [direction, None]  # gradients with respect to `state`
     for k in reversed(range(steps)):
         with torch.enable_grad():
             state = [None if part is None else part.detach().requires_grad_() for part in states[k]]
-            after, values = _step(stack, sampler, ctx, noise, k, state)
-        pairs = [(a, g) for a, g in zip(after, gradients, strict=True) if g is not None]
+            after, of_step = _step(stack, sampler, ctx, noise, k, state)
+        pairs = [(a, g) for a, g in zip(after, into, strict=True) if g is not None]
         inputs = [part for part in state if part is not None]
         found = torch.autograd.grad(
-            [a for a, _ in pairs], [*inputs, *values], [g for _, g in pairs], materialize_grads=True
+            [a for a, _ in pairs],
+            [*inputs, *of_step],
+            [g for _, g in pairs],
+            materialize_grads=True,
         )
-        gradients = [*found[: len(inputs)], None][:2]
-        for i, gradient in enumerate(found[len(inputs) :]):
-            product = torch.einsum("bf,bkf->bk", gradient.flatten(1), activations[i])
-            products[:, i, :, k] = product.double()
-    own = products.diagonal(dim1=2, dim2=3)
-    return products - own[:, :, None]
+        into, slopes[k] = [*found[: len(inputs)], None][:2], found[len(inputs) :]
+    products = []  # (B, K, K) of each branch: the value of step a, weighed as that of step t is
+    for value, slope in zip(zip(*values, strict=True), zip(*slopes, strict=True), strict=True):
+        at_a, at_t = (torch.stack(parts, dim=1).flatten(2) for parts in (value, slope))
+        products.append((at_a @ at_t.mT).double())
+    product = torch.stack(products, dim=1)
+    return product - product.diagonal(dim1=2, dim2=3)[:, :, None]
 
 
 def _step(
