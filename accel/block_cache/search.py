@@ -114,6 +114,8 @@ def _check(
     """The budget; refuses what cannot be searched."""
     if config.evaluations < 1:
         raise ValueError("refinement needs at least 1 evaluation; set refine.evaluations")
+    if plan.provenance.algorithm == "exact":
+        raise ValueError("a plan of kind exact reuses nothing; refine one of another kind, as bac")
     n, rows = len(plan.branches), config.observations + config.held_out
     given = noises.shape[1] if conds is None else min(noises.shape[1], len(conds))
     if given != rows:

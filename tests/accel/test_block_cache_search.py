@@ -189,6 +189,9 @@ def test_nonsense_is_refused_before_any_work(start, ddpm, toy_stack, chunk):
     ):
         with pytest.raises(ValueError, match=message):
             refine(*start, config)
+    exact = make_plan(AccelConfig("exact"), stack, sampler)
+    with pytest.raises(ValueError, match="kind exact reuses nothing"):
+        refine(exact, stack, sampler, noises, conds, CONFIG)
     with pytest.raises(ValueError, match="held out, got 8"):
         refine(plan, stack, sampler, noises, conds[:8], CONFIG)
     with pytest.raises(ValueError, match="its denoise steps 12, the policy's 8"):
