@@ -204,7 +204,7 @@ class _Search:
             self.best = measured
             self.kept.append(mask)
         self.tell(
-            self.evaluations, f"error {self.best.error:.1e} with {self.best.computed} evaluations"
+            self.evaluations, f"error {self.best.error:.1e}, {self.best.computed} branches computed"
         )
         return better
 

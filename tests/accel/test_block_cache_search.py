@@ -73,7 +73,7 @@ def test_the_result_costs_the_same_and_is_better_on_what_was_held_out(start):
     )
     assert told[0] == (0, "sensitivity 4/12")
     assert [done for done, _ in told[3:]] == list(range(1, 61))
-    assert told[-1][1].endswith(f"with {plan.computed} evaluations")
+    assert told[-1][1].endswith(f", {plan.computed} branches computed")
 
 
 def test_the_seed_decides(start):
