@@ -87,7 +87,7 @@ def deep_cache(net, sampler, noise, cond, updates):
 
 
 def schedule(stack, sampler, budget):
-    return make_plan(AccelConfig("uniform", budget=budget), stack, sampler)
+    return make_plan(AccelConfig("uniform", budget=budget, force_last=False), stack, sampler)
 
 
 @pytest.mark.parametrize("kind", ["ddpm", "flow"])
@@ -227,7 +227,7 @@ def test_a_reused_step_keeps_two_sevenths_of_the_work(dims):
 @torch.inference_mode()
 def test_calibration_sees_what_comes_up_from_the_deep_levels():
     net, stack, sampler, noise, cond = build(CONFIGS["3 levels"], batch=1)
-    config = AccelConfig("unified", budget=2, metric="relative_l2")
+    config = AccelConfig("unified", budget=2, metric="relative_l2", force_last=False)
     made = calibrate(stack, sampler, noise, cond, config)
     seen = []
     hook = net.up_modules[-1][0].register_forward_pre_hook(
