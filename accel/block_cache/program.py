@@ -55,7 +55,7 @@ class Fit:
         self, h: torch.Tensor, stack: ResidualStack, k: int, ctx: Any, cache: Cache
     ) -> torch.Tensor:
         for slot, row in zip(self.slots, self.weights, strict=True):
-            terms = [cache[v] * w for v, w in zip(self.values, row, strict=True) if w != 0]
+            terms = [cache[v] * w for v, w in zip(self.values, row, strict=True)]
             cache[slot] = reduce(add, terms)
         return h
 

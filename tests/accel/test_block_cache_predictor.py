@@ -113,6 +113,28 @@ def test_the_lowered_loop_is_the_obvious_one(toy_stack, ddpm, chunk, data, gated
     torch.testing.assert_close(sample, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", FORECASTS)
+def test_fully_damped_it_is_reuse(kind, toy_stack, ddpm, chunk):
+    stack, sampler = toy_stack(), ddpm()
+
+    def sample(predictor):
+        updates = ((0, 3, 4, 8),) * len(stack.branches)
+        plan = CachePlan(12, tuple(stack.branches), updates, Provenance("bac", 1), predictor)
+        return CachedLoop(stack, sampler, plan)(*chunk(sampler))[0]
+
+    assert torch.equal(sample(PredictorConfig(kind, damping=0.0)), sample(PredictorConfig()))
+
+
+@pytest.mark.parametrize("kind", FORECASTS)
+def test_a_longer_chain_needs_no_more_memory(kind):
+    def slots(steps):
+        updates = (tuple(range(0, steps, 4)),) * len(Drift.branches)
+        made = Provenance("bac", 1)
+        return lower(CachePlan(steps, Drift.branches, updates, made, PredictorConfig(kind))).slots
+
+    assert slots(80) == slots(20)
+
+
 class Drift:
     """Branches whose values move evenly with the step, whatever the stream is."""
 
