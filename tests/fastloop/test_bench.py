@@ -37,14 +37,6 @@ ARMS = [
 SIM = {"_target_": "fastloop.sims.toy.PointMass"}
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """Verbs choose torch's thread count for their process, which here is that of all tests."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
     """A function: the name of a network to the folder of a policy, trained for a moment."""

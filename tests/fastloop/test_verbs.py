@@ -33,14 +33,6 @@ TRAIN = [
 QUICK = ["policy.sampler.num_inference_steps=10", "accel.budget=3", "accel.union=1"]
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """Verbs choose torch's thread count for their process, which here is that of all tests."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory):
     """Recorded once."""
