@@ -1,0 +1,1 @@
+"""Readers of recorded drives, one module a format; each makes `DrivingLog`s."""

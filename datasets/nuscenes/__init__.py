@@ -1,0 +1,1 @@
+"""nuScenes: tables, keyframes, maps and the questions asked of them."""

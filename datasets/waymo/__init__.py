@@ -1,0 +1,1 @@
+"""The files of the Waymo Open Dataset, read without TensorFlow."""

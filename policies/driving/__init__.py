@@ -1,0 +1,1 @@
+"""Driving policies: from the recent past of a vehicle to waypoints."""
