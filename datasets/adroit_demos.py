@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.datasets.robomimic import Demonstration, DemonstrationError
+from fastloop.datasets import pickles
+from fastloop.datasets.demonstration import Demonstration, DemonstrationError
 
 __all__ = ["default_path", "door_positions", "read"]
 
@@ -39,7 +39,7 @@ def read(path: str | Path | None = None) -> list[Demonstration]:
             by default `default_path`.
 
     Raises:
-        DemonstrationError: saying what the file lacks, or what a pickle tried to import.
+        DatasetError: saying what the file lacks, or what a pickle tried to import.
     """
     arrays = _load(path)
     demonstrations = []
@@ -85,9 +85,8 @@ def _load(path: str | Path | None) -> dict[str, NDArray[Any]]:
 
 
 def _from_paths(path: Path) -> dict[str, NDArray[Any]]:
+    paths = pickles.load(path)
     try:
-        with path.open("rb") as file:
-            paths = _NumbersOnly(file, encoding="latin1").load()
         return {
             **{
                 name: np.concatenate([p[name] for p in paths])
@@ -96,28 +95,8 @@ def _from_paths(path: Path) -> dict[str, NDArray[Any]]:
             "door_body_pos": np.stack([p["init_state_dict"]["door_body_pos"] for p in paths]),
             "episode_ends": np.cumsum([len(p["actions"]) for p in paths]),
         }
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise DemonstrationError(f"{path} is no pickle of hand_dapg's paths: {error}") from error
-
-
-class _NumbersOnly(pickle.Unpickler):
-    """Refuses every import but the three that a pickled array consists of."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return np.dtype
-        if module.endswith("core.multiarray") and name == "_reconstruct":
-            return _reconstruct
-        raise pickle.UnpicklingError(f"it tried to import {module}.{name}; nothing was run")
-
-
-def _reconstruct(kind: type, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """An empty array to be filled by the pickle, as numpy does it, for plain arrays only."""
-    if kind is not np.ndarray:
-        raise pickle.UnpicklingError(f"it tried to build a {kind}")
-    return np.ndarray.__new__(kind, shape, dtype)
 
 
 def _episodes(ends: NDArray[np.int64]) -> list[slice]:

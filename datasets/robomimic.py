@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +12,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Demonstration", "DemonstrationError", "read", "write"]
+from fastloop.datasets.demonstration import Demonstration, DemonstrationError
 
-
-class DemonstrationError(ValueError):
-    """A file of demonstrations is damaged, or of another layout."""
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """One episode, or a stretch of one, as it was demonstrated.
-
-    Attributes:
-        observations: key to (N, ...) frames, each seen before the action beside it.
-        actions: (N, A) float32.
-        rewards: (N,) float32, when known.
-        states: (N, D) simulator states, when known.
-        seed: of the simulator's reset, when known.
-        success: whether it ended in success.
-    """
-
-    observations: Mapping[str, NDArray[Any]]
-    actions: NDArray[np.float32]
-    rewards: NDArray[np.float32] | None = None
-    states: NDArray[np.float64] | None = None
-    seed: int | None = None
-    success: bool = True
-
-    def __post_init__(self) -> None:
-        for key, frames in self.observations.items():
-            if len(frames) != len(self.actions):
-                raise DemonstrationError(
-                    f"observation {key!r} has {len(frames)} frames for {len(self.actions)} actions"
-                )
-
-    def __len__(self) -> int:
-        return len(self.actions)
+__all__ = ["read", "write"]
 
 
 def write(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.datasets.robomimic import Demonstration
+from fastloop.datasets.demonstration import Demonstration
 from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
 from fastloop.sims.experts.base import Expert

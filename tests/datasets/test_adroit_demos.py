@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastloop.datasets import adroit_demos
-from fastloop.datasets.robomimic import DemonstrationError
+from fastloop.datasets.errors import DatasetError
 
 
 @pytest.fixture
@@ -63,20 +63,20 @@ def test_a_hostile_pickle_is_refused_with_what_it_tried(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "door.pickle"
     path.write_bytes(pickle.dumps([Hostile()]))
-    with pytest.raises(DemonstrationError, match="mkdir"):
+    with pytest.raises(DatasetError, match="mkdir"):
         adroit_demos.read(path)
     assert not Path("ran").exists()
 
 
 def test_damage_is_named(tmp_path: Path, files: dict[str, Path]) -> None:
-    with pytest.raises(DemonstrationError, match="FASTLOOP_REALDATA"):
+    with pytest.raises(DatasetError, match="FASTLOOP_REALDATA"):
         adroit_demos.read(tmp_path / "nowhere.npz")
     for kind, path in files.items():
         path.write_bytes(path.read_bytes()[:200])
-        with pytest.raises(DemonstrationError, match=f"door.{kind}"):
+        with pytest.raises(DatasetError, match=f"door.{kind}"):
             adroit_demos.read(path)
     np.savez(tmp_path / "other.npz", actions=np.zeros(3))
-    with pytest.raises(DemonstrationError, match="episode_ends"):
+    with pytest.raises(DatasetError, match="episode_ends"):
         adroit_demos.read(tmp_path / "other.npz")
 
 

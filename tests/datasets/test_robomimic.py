@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastloop.datasets.robomimic import Demonstration, DemonstrationError, read, write
+from fastloop.datasets.demonstration import Demonstration, DemonstrationError
+from fastloop.datasets.robomimic import read, write
 
 
 def demonstration(n: int, seed: int = 0, success: bool = True) -> Demonstration:
