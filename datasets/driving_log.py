@@ -11,26 +11,53 @@ from numpy.typing import NDArray
 
 from fastloop.datasets.errors import DatasetError
 
-__all__ = ["FEATURES", "KINDS", "DrivingLog", "MapFeature", "Track"]
+__all__ = ["FEATURES", "KINDS", "SIGNALS", "DrivingLog", "MapFeature", "Signal", "Track"]
 
-KINDS = ("vehicle", "pedestrian", "cyclist", "other")
+KINDS = ("vehicle", "pedestrian", "cyclist", "cone", "barrier", "other")
 FEATURES = (
-    "lane", "lane_line", "road_edge", "drivable", "crosswalk", "stop_line", "walkway", "other",
+    "lane", "lane_line", "road_edge", "drivable", "crosswalk", "stop_line", "walkway", "stop_sign",
+    "speed_bump", "driveway", "other",
+)  # fmt: skip
+SIGNALS = (
+    "unknown", "stop", "caution", "go", "arrow_stop", "arrow_caution", "arrow_go", "flashing_stop",
+    "flashing_caution",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Track:
-    """One road user over the T stamps of its log.
+class _Comparable:
+    """Equal where all fields are, arrays element by element (nan is equal to nan)."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and _equal(vars(self), vars(other))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        missing = one.dtype.kind == "f" and other.dtype.kind == "f"
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=missing)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return type(one) is type(other) and bool(one == other or (one != one and other != other))
+
+
+@dataclass(frozen=True, eq=False)
+class Track(_Comparable):
+    """One road user, or thing on the road, over the T stamps of its log.
 
     Attributes:
         kind: one of `KINDS`.
-        position: (T, 3) float64 center of its box, m, in the log's frame.
+        position: (T, 3) float64 center of its box, m, in the log's frame; z is 0 where the source
+            has none.
         heading: (T,) float64 rad, counter-clockwise from the frame's x axis.
-        velocity: (T, 2) float64 m/s, in the log's frame.
+        velocity: (T, 2) float64 m/s, in the log's frame; nan where it is not known.
         size: (3,) float64 length, width, height, m; nan where the source does not say.
         valid: (T,) whether it was seen then; the other rows are nan.
         category: the source's own word for it.
+        properties: what else the source says of it, as plain numbers, words and arrays.
     """
 
     kind: str
@@ -40,27 +67,55 @@ class Track:
     size: NDArray[np.float64]
     valid: NDArray[np.bool_]
     category: str = ""
+    properties: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class MapFeature:
-    """One line or area of the map.
+@dataclass(frozen=True, eq=False)
+class MapFeature(_Comparable):
+    """One point, line or area of the map.
 
     Attributes:
         kind: one of `FEATURES`; a lane's points are its center line.
-        points: (N, 3) float64 m in the log's frame; an area's outline is not closed by repetition.
+        points: (N, 3) float64 m in the log's frame, z is 0 where the source has none; an area's
+            outline is not closed by repetition.
         area: whether the points enclose an area.
-        properties: what else the source says of it, as plain numbers and words.
+        properties: what else the source says of it, as plain numbers, words and arrays. Of a lane:
+            ``entry_lanes``, ``exit_lanes``, ``left_neighbor``, ``right_neighbor`` (lists of ids),
+            ``speed_limit_kmh``, where they are known.
+        id: unique in its log where other features or signals speak of it, else empty.
+        category: its finer type, in the words of ScenarioNet where one fits (for instance
+            ``ROAD_LINE_BROKEN_SINGLE_YELLOW``), else the source's own.
+        outline: (M, 3) float64 m, of a lane whose area is known, as `points` of an area.
     """
 
     kind: str
     points: NDArray[np.float64]
     area: bool = False
     properties: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+    category: str = ""
+    outline: NDArray[np.float64] | None = None
 
 
-@dataclass(frozen=True)
-class DrivingLog:
+@dataclass(frozen=True, eq=False)
+class Signal(_Comparable):
+    """What one traffic light shows to one lane.
+
+    Attributes:
+        states: T words, each one of `SIGNALS`, or None where it was not seen.
+        lane: id of the lane that it rules; empty where it is not known.
+        position: (3,) float64 m in the log's frame, where vehicles stop for it; None if not known.
+        properties: what else the source says of it, as plain numbers, words and arrays.
+    """
+
+    states: tuple[str | None, ...]
+    lane: str = ""
+    position: NDArray[np.float64] | None = None
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class DrivingLog(_Comparable):
     """A drive: stamps, the vehicle that recorded it, the others, and the map.
 
     Attributes:
@@ -72,8 +127,15 @@ class DrivingLog:
         ego: key in `tracks` of the vehicle that recorded, or None where there is none.
         tracks: road users by the source's id.
         map: its lines and areas.
-        signals: for instance traffic lights: id to what the source says of them.
-        metadata: what else is known of the recording, as plain numbers and words.
+        signals: `Signal`s by the source's id, or by the id of their lane; what else rules the road
+            (the source's own tables of it) as plain numbers, words and arrays.
+        metadata: what else is known of the recording, as plain numbers, words and arrays.
+
+    Logs are equal where everything in them is.
+
+    Raises:
+        DatasetError: where the parts do not agree in their lengths, hold words that are not in the
+            lists above, or numbers that are not finite where something was seen.
     """
 
     name: str
@@ -87,7 +149,8 @@ class DrivingLog:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.stamps.dtype != np.int64 or (np.diff(self.stamps) <= 0).any():
+        stamps = self.stamps
+        if stamps.ndim != 1 or stamps.dtype != np.int64 or (stamps[1:] <= stamps[:-1]).any():
             raise DatasetError(f"{self.name}: its stamps must be rising int64 nanoseconds")
         if self.ego is not None and self.ego not in self.tracks:
             raise DatasetError(
@@ -96,8 +159,10 @@ class DrivingLog:
         for key, track in self.tracks.items():
             self._check(key, track)
         for feature in self.map:
-            if feature.kind not in FEATURES:
-                raise DatasetError(f"{self.name}: unknown map feature {feature.kind!r}")
+            self._check_feature(feature)
+        for key, signal in self.signals.items():
+            if isinstance(signal, Signal):
+                self._check_signal(key, signal)
 
     def _check(self, key: str, track: Track) -> None:
         steps = len(self.stamps)
@@ -112,8 +177,35 @@ class DrivingLog:
                 )
         if track.kind not in KINDS:
             raise DatasetError(f"{self.name}: track {key} is of unknown kind {track.kind!r}")
-        if not np.isfinite(track.position[track.valid]).all():
-            raise DatasetError(f"{self.name}: track {key} has a position that is not finite")
+        if track.valid.dtype != np.bool_:
+            raise DatasetError(
+                f"{self.name}: valid of track {key} is {track.valid.dtype}, not bool"
+            )
+        for name in ("position", "heading"):
+            if not np.isfinite(getattr(track, name)[track.valid]).all():
+                raise DatasetError(f"{self.name}: track {key} has a {name} that is not finite")
+
+    def _check_feature(self, feature: MapFeature) -> None:
+        what = f"{self.name}: map feature {feature.id or feature.kind}"
+        if feature.kind not in FEATURES:
+            raise DatasetError(
+                f"{what} is of unknown kind {feature.kind!r}; have: {', '.join(FEATURES)}"
+            )
+        for points in (feature.points, feature.outline):
+            if points is not None and (points.ndim != 2 or points.shape[1] != 3):
+                raise DatasetError(f"{what} has points of shape {points.shape}, expected (N, 3)")
+            if points is not None and not np.isfinite(points).all():
+                raise DatasetError(f"{what} has a point that is not finite")
+
+    def _check_signal(self, key: str, signal: Signal) -> None:
+        if len(signal.states) != len(self):
+            raise DatasetError(
+                f"{self.name}: signal {key} has {len(signal.states)} states for {len(self)} stamps"
+            )
+        if unknown := set(signal.states) - {None, *SIGNALS}:
+            raise DatasetError(
+                f"{self.name}: signal {key} shows {unknown}; have: {', '.join(SIGNALS)}"
+            )
 
     def __len__(self) -> int:
         return len(self.stamps)
