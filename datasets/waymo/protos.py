@@ -16,6 +16,7 @@ __all__ = ["MESSAGES", "messages", "parse"]
 MESSAGES = Path(__file__).with_name("messages.yaml")
 
 
+@cache
 def messages(name: str) -> Any:
     """The class of message `name`, from a pool of our own.
 
