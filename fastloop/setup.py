@@ -11,6 +11,7 @@ from fastloop.accel.apply import AcceleratedLoop, accelerate
 from fastloop.accel.config import AccelConfig
 from fastloop.config import PolicyConfig, SamplerOverrides
 from fastloop.policies.diffusion.policy import DiffusionPolicy
+from fastloop.policies.driving.planners import is_planner
 from fastloop.policies.history import History
 from fastloop.policies.load import load_policy
 from fastloop.policies.prepare import Preparation, prepare
@@ -64,17 +65,28 @@ def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:
 
 
 def load(policy: PolicyConfig, env: EnvSpec, sampler: SamplerOverrides) -> DiffusionPolicy:
-    """The configured policy, with `sampler` over the checkpoint's; raises like `load_policy`."""
+    """The configured policy, with `sampler` over the checkpoint's.
+
+    Raises:
+        ValueError: for a planner, and as `load_policy`.
+    """
+    if is_planner(policy.checkpoint):
+        raise ValueError(
+            f"{policy.checkpoint} is a planner that decides in one pass: it has no denoising loop, "
+            "so there is nothing to accelerate. `fastloop score` scores it over recorded drives"
+        )
     device = policy.device
     if device == "best":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_policy(
+    loaded = load_policy(
         policy.checkpoint,
         env=env,
         sampler={k: v for k, v in asdict(sampler).items() if v is not None},
         n_action_steps=policy.n_action_steps,
         device=device,
     )
+    assert isinstance(loaded, DiffusionPolicy)
+    return loaded
 
 
 def calibration_data(

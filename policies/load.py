@@ -10,12 +10,21 @@ from typing import Any
 from fastloop.accel.apply import accelerate
 from fastloop.accel.config import AccelConfig
 from fastloop.accel.samplers import build_sampler
+from fastloop.policies.base import Policy
 from fastloop.policies.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from fastloop.policies.checkpoints.model import build_model
 from fastloop.policies.diffusion.policy import DiffusionPolicy
+from fastloop.policies.driving.planners import PLANNERS, is_planner, make_planner
 from fastloop.policies.spec import EnvSpec, SpecMismatchError
 
-__all__ = ["WEIGHTS", "find_checkpoint", "load_policy", "make_policy"]
+__all__ = [
+    "WEIGHTS",
+    "find_checkpoint",
+    "load_policy",
+    "make_policy",
+    "policy_names",
+    "shipped_policies",
+]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -27,24 +36,31 @@ def load_policy(
     sampler: Mapping[str, Any] | None = None,
     n_action_steps: int | None = None,
     device: str = "cpu",
-) -> DiffusionPolicy:
-    """Load a policy by a shipped name or by the path of a checkpoint.
+) -> Policy:
+    """Load a policy by a shipped name, a planner's name, or the path of a checkpoint.
 
     Args:
         checkpoint: a name under ``policies/weights``, one of our folders, a LeRobot policy folder,
-            or a ``.ckpt`` of diffusion_policy.
-        env: what it will drive; says what the actions mean where the file does not.
+            or a ``.ckpt`` of diffusion_policy: a `DiffusionPolicy`. Or one of `PLANNERS`, or
+            AD-MLP's ``.pth``: a planner, which has no denoising loop.
+        env: what it will drive; says what the actions mean where the file does not. Planners by
+            name need it: they plan the waypoints of its horizon.
         sampler: fields of `SamplerConfig` that replace the checkpoint's.
         n_action_steps: actions executed before planning again, when not the checkpoint's.
-        device: torch device.
+        device: torch device; planners compute on the CPU.
 
     Raises:
-        CheckpointError: when there is no such checkpoint (shipped names are listed), or it is
-            damaged, hostile, of another architecture or without a normalizer.
+        CheckpointError: when there is no such checkpoint (all names are listed), or it is damaged,
+            hostile, of another architecture or without a normalizer.
         SpecMismatchError: when the file does not say what its actions mean, and `env` takes another
-            number of them.
-        ValueError: for an unknown sampler field (the known ones are listed) or device.
+            number of them; when a planner cannot plan for `env`.
+        ValueError: for an unknown sampler field (the known ones are listed) or device; for a
+            planner with a sampler, or by name without `env`.
     """
+    if is_planner(checkpoint):
+        if sampler:
+            raise ValueError(f"{checkpoint} is a planner and has no sampler: drop {dict(sampler)}")
+        return make_planner(checkpoint, env=env, n_action_steps=n_action_steps)
     return make_policy(
         load_checkpoint(find_checkpoint(checkpoint)),
         env=env, sampler=sampler, n_action_steps=n_action_steps, device=device,
@@ -101,15 +117,23 @@ def find_checkpoint(name: str | Path) -> Path:
     """The path of a checkpoint: an existing path as it is, else a shipped policy of that name.
 
     Raises:
-        CheckpointError: when there is neither; the shipped names are listed.
+        CheckpointError: when there is neither; the shipped names and the planners are listed.
     """
     path = Path(name)
     if path.exists():
         return path
-    shipped = sorted(folder.name for folder in WEIGHTS.glob("*") if folder.is_dir())
-    if str(name) in shipped:
+    if str(name) in shipped_policies():
         return WEIGHTS / str(name)
     raise CheckpointError(
-        f"there is no checkpoint at {name} and no shipped policy of that name; shipped: "
-        f"{', '.join(shipped) or 'none'}"
+        f"there is no checkpoint at {name} and no policy of that name; {policy_names()}"
     )
+
+
+def shipped_policies() -> list[str]:
+    """Names of the policies whose weights are in the package."""
+    return sorted(folder.name for folder in WEIGHTS.glob("*") if folder.is_dir())
+
+
+def policy_names() -> str:
+    """Everything that `load_policy` knows by name, for messages."""
+    return f"shipped: {', '.join(shipped_policies()) or 'none'}; planners: {', '.join(PLANNERS)}"

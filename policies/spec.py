@@ -43,7 +43,7 @@ class ActionSpec:
     Attributes:
         dim: number of elements A.
         kind: what the numbers mean, for instance ``absolute_position``, ``delta_pose``,
-            ``absolute_pose``, ``joint_position``.
+            ``absolute_pose``, ``joint_position``, ``waypoint`` (where to be one tick later).
         low, high: bounds an element, length A.
         names: what each element is, or empty when unknown.
         unit: SI unit or the word that says otherwise.
@@ -109,6 +109,8 @@ class EnvSpec:
         control_hz: ticks a second.
         max_steps: ticks after which an episode times out.
         success: how success is judged, in words for the report.
+        horizon: actions of a plan that it judges as a whole (recorded drives); None where it takes
+            one action a tick.
     """
 
     name: str
@@ -117,10 +119,12 @@ class EnvSpec:
     control_hz: float
     max_steps: int
     success: str = field(default="the environment's own criterion")
+    horizon: int | None = None
 
 
 def check_specs(policy: PolicySpec, env: EnvSpec, *, policy_name: str = "policy") -> None:
-    """Compare a policy with an environment: names, shapes, units, ranges, action kind and rate.
+    """Compare a policy with an environment: names, shapes, units, ranges, action kind, rate, and
+    the length of plans where the environment judges whole ones.
 
     Element names and units are compared where both sides give them.
 
@@ -151,6 +155,11 @@ def check_specs(policy: PolicySpec, env: EnvSpec, *, policy_name: str = "policy"
         faults.append(
             f"rate: {policy_name} acts at {policy.control_hz} Hz, {env.name} ticks at "
             f"{env.control_hz} Hz"
+        )
+    planned = policy.horizon - (policy.n_obs_steps - 1)
+    if env.horizon is not None and planned < env.horizon:
+        faults.append(
+            f"horizon: {policy_name} plans {planned} actions, {env.name} judges {env.horizon}"
         )
     if faults:
         raise SpecMismatchError(f"{policy_name} cannot drive {env.name}:\n  " + "\n  ".join(faults))

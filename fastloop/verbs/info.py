@@ -10,7 +10,8 @@ from rich.text import Text
 
 from fastloop.config import InfoConfig
 from fastloop.policies.checkpoints import convert, describe
-from fastloop.policies.load import WEIGHTS, find_checkpoint
+from fastloop.policies.driving.planners import describe_planner, is_planner
+from fastloop.policies.load import find_checkpoint, policy_names
 from fastloop.run_folder import make_run_dir, write_result
 
 __all__ = ["run"]
@@ -20,13 +21,12 @@ def run(config: InfoConfig) -> int:
     """Print the description and write it to the run folder; convert when asked."""
     console = Console()
     if config.ckpt is None:
-        shipped = sorted(folder.name for folder in WEIGHTS.glob("*") if folder.is_dir())
-        raise ValueError(
-            "say which checkpoint: ckpt=PATH, or ckpt=NAME of a shipped policy: "
-            + (", ".join(shipped) or "none")
-        )
-    path = find_checkpoint(config.ckpt)
-    facts = describe(path, keys=config.keys)
+        raise ValueError(f"say which checkpoint: ckpt=PATH, or ckpt=NAME; {policy_names()}")
+    planner = is_planner(config.ckpt)
+    if planner and config.convert:
+        raise ValueError(f"{config.ckpt} is a planner: only checkpoints of policies are converted")
+    path = config.ckpt if planner else find_checkpoint(config.ckpt)
+    facts = (describe_planner if planner else describe)(path, keys=config.keys)
     table = Table(title=Text(str(path)), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

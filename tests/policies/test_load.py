@@ -8,6 +8,7 @@ import torch
 from fastloop.accel.apply import remove
 from fastloop.accel.samplers import DDIM, SamplerConfig
 from fastloop.policies.checkpoints import Checkpoint, CheckpointError, native
+from fastloop.policies.driving.planners import PLANNERS
 from fastloop.policies.history import EpisodeHistory, History
 from fastloop.policies.load import WEIGHTS, find_checkpoint, load_policy, make_policy
 from fastloop.policies.rng import Rng
@@ -116,7 +117,8 @@ def test_a_checkpoint_that_is_not_there_lists_the_shipped_ones():
     shipped = sorted(folder.name for folder in WEIGHTS.glob("*") if folder.is_dir())
     with pytest.raises(CheckpointError) as caught:
         find_checkpoint("dp_nothing")
-    assert str(caught.value).endswith(f"shipped: {', '.join(shipped) or 'none'}")
+    names = f"shipped: {', '.join(shipped) or 'none'}; planners: {', '.join(PLANNERS)}"
+    assert str(caught.value).endswith(names)
     for name in shipped:
         assert find_checkpoint(name) == WEIGHTS / name
 
