@@ -1,0 +1,116 @@
+"""How published tables of open-loop planning on nuScenes were made, and what is wrong with each way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+__all__ = ["CONVENTIONS", "FAULTS", "HORIZONS", "Convention", "checked"]
+
+HORIZONS: Mapping[str, int] = MappingProxyType({"1s": 2, "2s": 4, "3s": 6})
+"""Name of a horizon to its number of waypoints at 2 Hz."""
+
+FAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "masked_as_zero": (
+            "Missing futures count as zero error and no collision; mended, they are left out."
+        ),
+        "filtered_as_free": (
+            "Steps at which the recorded vehicle itself touches something count as no collision; "
+            "mended, they are left out."
+        ),
+        "vehicles_only": ("People are not looked at; mended, vehicles and people are."),
+        "late_objects_invisible": (
+            "Objects that were not known at the present time, or not seen well, are never hit; "
+            "mended, whatever is annotated at the step itself is."
+        ),
+        "frame_offset": (
+            "Objects are drawn about the rear axle and plans about the lidar, 0.94 m ahead of it; "
+            "mended, both are about the lidar."
+        ),
+        "fixed_heading": ("The planned box never turns; mended, it points along its path."),
+        "heading_reset": (
+            "The planned box points as at present wherever a step is shorter than 1 m, even after a "
+            "turn; mended, it keeps its last heading."
+        ),
+        "cells": (
+            "Overlap is that of cells, of corners rounded and waypoints truncated: up to a cell off; "
+            "mended, it is that of the boxes."
+        ),
+        "border_clipping": (
+            "Cells beyond the grid are looked up at its border; mended, they are free. "
+            "Boxes know no border: without cells it makes no difference."
+        ),
+        "point_cell": (
+            "The cell under a waypoint is half a cell off, or (VAD) 25 m; mended, it is the right one. "
+            "It concerns the collisions of points alone."
+        ),
+    }
+)
+"""Switches: what a reference does wrong, and what is done where the switch is off."""
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One way to make a table.
+
+    Attributes:
+        pooling: how steps make a horizon of K waypoints: ``instant`` takes the K-th, ``mean`` the
+            mean of the first K; ``any`` is that mean for L2, and for collisions whether one of the
+            first K collides.
+        whole: samples count only if all their futures exist.
+        ahead_m: from the point that plans are of to the middle of the vehicle's box.
+        cell_m: of its grid, which reaches 50 m to each side.
+        rows, columns: the axis along which indices of the grid grow: 0 forward, 1 left; and sign.
+        row_shift: cells by which its lookup is displaced along the rows.
+        point_from_m: from the grid's edge to its origin, as its lookup of points has it.
+        faults: the switches that reproduce it.
+    """
+
+    pooling: Literal["instant", "mean", "any"]
+    whole: bool
+    ahead_m: float
+    cell_m: float
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    row_shift: int
+    point_from_m: float
+    faults: frozenset[str]
+
+
+_ALL = {"filtered_as_free", "cells", "border_clipping", "point_cell"}
+
+CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
+    {
+        "uniad": Convention(
+            "instant", False, 0.5, 0.5, (0, 1), (1, -1), 0, 49.75,
+            frozenset(_ALL | {"masked_as_zero", "vehicles_only", "fixed_heading"}),
+        ),
+        "stp3": Convention(
+            "mean", True, 0.5, 0.5, (0, 1), (1, 1), 0, 49.75,
+            frozenset(_ALL | {"frame_offset", "late_objects_invisible", "fixed_heading"}),
+        ),
+        "vad": Convention(
+            "mean", True, 0.5, 0.5, (0, -1), (1, -1), 1, 24.875,
+            frozenset(_ALL | {"late_objects_invisible", "fixed_heading"}),
+        ),
+        # Its plans are of the rear axle; the others' are of the lidar.
+        "omnidrive": Convention(
+            "any", True, 1.485793, 0.1, (1, 1), (0, 1), 0, 49.95,
+            frozenset(_ALL | {"late_objects_invisible", "vehicles_only", "heading_reset"}),
+        ),
+    }
+)  # fmt: skip
+"""UniAD @dd161b22, ST-P3 @6b11e132, VAD @1688c4b1, OmniDrive @807c86a0 (after BEV-Planner)."""
+
+
+def checked(convention: str, faults: Collection[str]) -> tuple[Convention, frozenset[str]]:
+    """The convention of that name and the switches; raises ValueError for names unknown."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"unknown convention {convention!r}; have: {', '.join(CONVENTIONS)}")
+    if isinstance(faults, str) or (unknown := set(faults) - set(FAULTS)):
+        given = repr(faults) if isinstance(faults, str) else ", ".join(map(repr, sorted(unknown)))
+        raise ValueError(f"unknown faults {given}; have: {', '.join(FAULTS)}, as a collection")
+    return CONVENTIONS[convention], frozenset(faults)
