@@ -1,11 +1,11 @@
 """Demonstrations in diffusion_policy's zarr layout, read and written.
 
 ``data/<key>`` holds the frames of all episodes one after the other, ``meta/episode_ends`` where
-each of them ends (int64, cumulative). The Push-T set of that project has, at 10 Hz and in pixels of a
-512 x 512 field: ``state`` (N, 5) pusher x, y, block x, y and angle in rad; ``action`` (N, 2) where
-the pusher is to go; ``keypoint`` (N, 9, 2) of the block; ``img`` (N, 96, 96, 3) with values from 0
-to 255; ``n_contacts`` (N, 1). Follows ``common/replay_buffer.py`` of diffusion_policy (Chi et al.
-2023).
+each of them ends (int64, cumulative). The Push-T set of that project has, at 10 Hz and in pixels
+of a 512 x 512 field: ``state`` (N, 5) pusher x, y, block x, y and angle in rad; ``action`` (N, 2)
+where the pusher is to go; ``keypoint`` (N, 9, 2) of the block; ``img`` (N, 96, 96, 3) with values
+from 0 to 255; ``n_contacts`` (N, 1). Follows ``common/replay_buffer.py`` of diffusion_policy (Chi
+et al. 2023).
 """
 
 from __future__ import annotations

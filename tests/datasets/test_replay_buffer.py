@@ -166,7 +166,7 @@ def test_episodes_that_go_backwards(tmp_path, demos, ends):
     path = replay_buffer.write(tmp_path / "a.zarr", demos, KEYS)
     root = zarr.open_group(path, mode="a")
     root.create_array("meta/episode_ends", data=np.array(ends), overwrite=True)
-    with pytest.raises(DatasetError, match="episode_ends goes from|episodes that end"):
+    with pytest.raises(DatasetError, match=r"episode_ends goes from|episodes that end"):
         replay_buffer.read(path, KEYS)
 
 
