@@ -30,6 +30,7 @@ VERBS = {
     "eval": "run a policy in a simulator, plain and accelerated, and report what was lost and won",
     "calibrate": "decide what an accelerator computes and what it reuses, and draw it",
     "bench": "measure every way to decide sooner: speed, error, success",
+    "score": "judge plans on recorded drives: nuScenes, the Waymo end-to-end challenge",
     "record": "let a scripted expert make demonstrations",
     "train": "train a diffusion policy on demonstrations",
     "info": "say what a checkpoint holds, or convert it",

@@ -24,6 +24,7 @@ def fill_page(title: str, sections: Iterable[Html], script: str = "") -> str:
     return page.substitute(
         title=join([title]),
         policy=f"default-src 'none'; style-src 'unsafe-inline'; media-src data: file: 'self'; "
+        "img-src data:; "
         f"script-src 'sha256-{digest}'",
         body=join(sections),
         script=script,
