@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastloop.datasets.errors import DatasetError
 
-__all__ = ["Demonstration", "DemonstrationError", "Frames", "LazyFrames"]
+__all__ = ["Demonstration", "DemonstrationError", "Frames", "LazyFrames", "is_image"]
 
 
 class DemonstrationError(DatasetError):
@@ -30,6 +30,11 @@ class Frames(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> Any: ...
+
+
+def is_image(frames: Frames) -> bool:
+    """Whether frames are camera images, uint8 (N, 3, H, W)."""
+    return frames.dtype == np.uint8 and len(frames.shape) == 4 and frames.shape[1] == 3
 
 
 class LazyFrames:
