@@ -124,7 +124,7 @@ def hits_on_grids(
     N, T = plans.shape[:2]
     heading = _headings(plans, faults)
     hits = np.zeros((N, T), bool)
-    for t in range(T):  # a step at a time: the fine grid has 738 cells under the vehicle
+    for t in range(T):
         rows, columns, inside = ego_cells(plans[:, t], heading[:, t], convention, faults)
         hits[:, t] = (grids[np.arange(N)[:, None], t, rows, columns] & inside).any(1)
     return hits
@@ -183,17 +183,18 @@ def hits_among_boxes(
     rows = np.flatnonzero(near)
     rows = rows[np.argsort(moments[rows], kind="stable")]
     polygons = _corner_cells(rectangles[rows], convention)
-    met, start = np.unique(moments[rows], return_index=True)
-    heading = _headings(plans, faults).reshape(-1)[met]
-    points = plans.reshape(-1, 2)[met]
+    met, start, count = np.unique(moments[rows], return_index=True, return_counts=True)
+    points, heading = plans.reshape(-1, 2)[met], _headings(plans, faults).reshape(-1)[met]
     hits = np.zeros(N * T, bool)
     grid = np.zeros((n, n), np.uint8)
-    for i, (moment, polygons_here) in enumerate(
-        zip(met.tolist(), np.split(polygons, start[1:]), strict=True)
-    ):
-        grid[:] = 0
-        for polygon in polygons_here:
-            cv2.fillPoly(grid, [polygon], 1)
-        row, column, inside = ego_cells(points[i, None], heading[i, None], convention, faults)
-        hits[moment] = (grid[row, column].view(bool) & inside).any()
+    for block in range(0, len(met), 1024):  # the fine grid has 738 cells under the vehicle
+        part = slice(block, block + 1024)
+        cells = ego_cells(points[part], heading[part], convention, faults)
+        for moment, first_box, boxes_here, row, column, inside in zip(
+            met[part].tolist(), start[part].tolist(), count[part].tolist(), *cells, strict=True
+        ):
+            grid[:] = 0
+            for polygon in polygons[first_box : first_box + boxes_here]:
+                cv2.fillPoly(grid, [polygon], 1)
+            hits[moment] = (grid[row, column].view(bool) & inside).any()
     return hits.reshape(N, T)
