@@ -1,0 +1,395 @@
+"""ScenarioNet's ScenarioDescription, read and written: the form of logs that MetaDrive replays.
+
+A pickle holds one scenario (Li et al., 2023, https://github.com/metadriverse/scenarionet): tracks
+and map in one right-handed frame of the world, m, rad and m/s, at the times ``metadata["ts"]`` in s
+(10 Hz; the nuScenes scenes are interpolated from keyframes at 2 Hz). A folder holds many, listed in
+``dataset_summary.pkl`` and ``dataset_mapping.pkl``, or named ``sd_*.pkl`` or by numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastloop.datasets import pickles
+from fastloop.datasets.driving_log import SIGNALS, DrivingLog, MapFeature, Signal, Track
+from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+
+__all__ = ["SUMMARY", "is_scenario_file", "read", "to_scenario"]
+
+SUMMARY, MAPPING = "dataset_summary.pkl", "dataset_mapping.pkl"
+VERSION = "fastloop 1"
+
+TRACKS = {
+    "VEHICLE": "vehicle", "PEDESTRIAN": "pedestrian", "CYCLIST": "cyclist",
+    "TRAFFIC_CONE": "cone", "TRAFFIC_BARRIER": "barrier",
+}  # fmt: skip
+TRACK_TYPES = {kind: word for word, kind in TRACKS.items()}
+# Boxes of road users whose size is not known, for the simulator needs one: length, width, height.
+SIZES = {"vehicle": (4.5, 1.9, 1.6), "pedestrian": (0.7, 0.7, 1.7), "cyclist": (1.8, 0.7, 1.7)}
+SIZE = ("length", "width", "height")
+
+LINES = [
+    f"ROAD_LINE_{line}"
+    for line in (
+        "BROKEN_SINGLE_WHITE", "SOLID_SINGLE_WHITE", "SOLID_DOUBLE_WHITE", "BROKEN_SINGLE_YELLOW",
+        "BROKEN_DOUBLE_YELLOW", "SOLID_SINGLE_YELLOW", "SOLID_DOUBLE_YELLOW",
+        "PASSING_DOUBLE_YELLOW",
+    )
+]  # fmt: skip
+# The first word of a kind is the one to write where the log has none of its own.
+FEATURES = {
+    **dict.fromkeys(
+        ["LANE_SURFACE_STREET", "LANE_SURFACE_UNSTRUCTURE", "LANE_UNKNOWN", "LANE_FREEWAY",
+         "LANE_BIKE_LANE"], "lane"
+    ),
+    **dict.fromkeys(["UNKNOWN_LINE", *LINES], "lane_line"),
+    **dict.fromkeys(["ROAD_EDGE_BOUNDARY", "ROAD_EDGE_MEDIAN", "UNKNOWN"], "road_edge"),
+    "ROAD_EDGE_SIDEWALK": "walkway", "CROSSWALK": "crosswalk", "STOP_SIGN": "stop_sign",
+    "SPEED_BUMP": "speed_bump", "DRIVEWAY": "driveway",
+}  # fmt: skip
+FEATURE_TYPES = {kind: word for word, kind in reversed(FEATURES.items())}
+POLYGONS = ("ROAD_EDGE_SIDEWALK", "CROSSWALK")  # of which MetaDrive insists on a polygon
+OWN = "FASTLOOP_"  # before the kinds that MetaDrive has no word for, and passes over
+UNNAMED = "unnamed_"
+# What a log says in other words.
+FEATURE_KEYS = ("type", "category", "polyline", "polygon", "polygon_z", "position")
+TRACK_METADATA = ("type", "object_id", "track_length", "assumed")
+SIGNAL_METADATA = (*TRACK_METADATA, "signal_id")
+
+LIGHTS: Mapping[Any, str | None] = {
+    **{f"LANE_STATE_{state.upper()}": state for state in SIGNALS},
+    "TRAFFIC_LIGHT_GREEN": "go", "TRAFFIC_LIGHT_YELLOW": "caution", "TRAFFIC_LIGHT_RED": "stop",
+    "TRAFFIC_LIGHT_UNKNOWN": "unknown", None: None,
+}  # fmt: skip
+
+
+def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[DrivingLog]:
+    """The logs of a scenario file, or of a folder of them.
+
+    A size is the median over the stamps at which its track was seen. ``state`` among a track's
+    properties holds what was recorded beside the pose, stamp by stamp.
+
+    Args:
+        path: of a ``.pkl`` or of a folder; nothing that a pickle asks for is run.
+        on_fault: told of each file that cannot be read, which is then passed over.
+
+    Raises:
+        DatasetError: where there is nothing to read, and by `raise_fault`.
+    """
+    for file in _files(Path(path), on_fault):
+        try:
+            log = _log(pickles.load(file))
+        except (
+            AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError,
+        ) as error:  # fmt: skip
+            what = "" if isinstance(error, DatasetError) else f"{type(error).__name__} "
+            on_fault(DatasetError(f"{file} is no scenario that can be read: {what}{error}"))
+        else:
+            yield log
+
+
+def is_scenario_file(path: Path) -> bool:
+    """Whether a file is called as ScenarioNet calls a scenario."""
+    return path.suffix == ".pkl" and (path.stem.startswith("sd_") or path.stem.isdecimal())
+
+
+def _files(path: Path, on_fault: OnFault) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if not (path / SUMMARY).exists():
+        files = [file for file in path.iterdir() if is_scenario_file(file)]
+        if not files:
+            raise DatasetError(f"{path} holds neither {SUMMARY} nor scenarios called sd_*.pkl")
+        return sorted(files, key=lambda file: (len(file.stem) * file.stem.isdecimal(), file.stem))
+    summary = pickles.load(path / SUMMARY)
+    folders = pickles.load(path / MAPPING) if (path / MAPPING).exists() else {}
+    if not isinstance(summary, dict) or not isinstance(folders, dict):
+        raise DatasetError(f"{path / SUMMARY} and {MAPPING} must be dicts by the files' names")
+    files = []
+    for name in summary:
+        folder = folders.get(name, "")
+        if isinstance(name, str) and isinstance(folder, str) and "\0" not in name + folder:
+            files.append(path / folder / name)
+        else:
+            on_fault(DatasetError(f"{path / SUMMARY}: {name!r} in {folder!r} is no file's name"))
+    return files
+
+
+def _log(scenario: Any) -> DrivingLog:
+    metadata = dict(scenario["metadata"])
+    name = str(scenario["id"])
+    source = str(metadata.pop("dataset", "scenarionet"))
+    frame = f"map of {metadata['map']}" if "map" in metadata else f"world of {source}"
+    times = _numbers(metadata.pop("ts"), (-1,)) * 1e9
+    if not (np.abs(times) < 2**62).all():
+        raise DatasetError("its times are no seconds")
+    start = metadata.pop("start_ns", 0)
+    if type(start) is not int or abs(start) >= 2**62:
+        raise DatasetError(f"it starts at {start!r:.50}, which are no nanoseconds")
+    steps = len(times)
+    signals = dict(metadata.pop("signals", {}))
+    signals |= [_signal(*item, steps) for item in scenario["dynamic_map_states"].items()]
+    ego = metadata.pop("sdc_id", None)
+    metadata["version"] = scenario.get("version", VERSION)
+    log = DrivingLog(
+        name=name,
+        source=source,
+        frame=str(metadata.pop("frame", frame)),
+        stamps=np.round(times).astype(np.int64) + start,
+        ego=None if ego is None else str(ego),
+        tracks={str(key): _track(track, steps) for key, track in scenario["tracks"].items()},
+        map=tuple(_feature(str(key), f) for key, f in scenario["map_features"].items()),
+        signals=signals,
+        metadata=metadata,
+    )
+    for key, value in _defaults(log).items():
+        if type(metadata.get(key)) is type(value) and metadata[key] == value:
+            del metadata[key]
+    return log
+
+
+def _defaults(log: DrivingLog) -> dict[str, Any]:
+    """What a scenario must say, and a log need not."""
+    return {
+        "version": VERSION, "coordinate": "metadrive", "metadrive_processed": False,
+        "id": log.name, "scenario_id": log.name,
+    }  # fmt: skip
+
+
+def _track(track: Mapping[str, Any], steps: int) -> Track:
+    state, properties = dict(track["state"]), dict(track["metadata"])
+    valid = _numbers(state.pop("valid"), (steps,)) != 0
+    position = _numbers(state.pop("position"), (steps, -1))
+    heading = _numbers(state.pop("heading"), (steps,))
+    velocity = _numbers(state.pop("velocity"), (steps, 2))
+    known = valid & (_numbers(state.pop("velocity_known", valid), (steps,)) != 0)
+    size = np.array(
+        [_median(_numbers(state.pop(k, [np.nan] * steps), (steps,))[valid]) for k in SIZE]
+    )
+    size[[key in properties.get("assumed", ()) for key in SIZE]] = np.nan
+    if track["type"] not in (*TRACKS, "OTHER"):
+        properties["metadrive_type"] = track["type"]
+    if state:
+        properties["state"] = state
+    return Track(
+        kind=TRACKS.get(track["type"], "other"),
+        position=np.where(valid[:, None], _in_space(position), np.nan),
+        heading=np.where(valid, heading, np.nan),
+        velocity=np.where(known[:, None], velocity, np.nan),
+        size=size,
+        valid=valid,
+        category=str(properties.get("type", "")),
+        properties={k: v for k, v in properties.items() if k not in TRACK_METADATA},
+    )
+
+
+def _median(sizes: NDArray[np.float64]) -> float:
+    known = sizes[np.isfinite(sizes) & (sizes > 0)]
+    return float(np.median(known)) if len(known) else np.nan
+
+
+def _feature(key: str, feature: Mapping[str, Any]) -> MapFeature:
+    word = str(feature["type"])
+    own = word.removeprefix(OWN).lower()
+    outline, area = None, False
+    if "polyline" in feature:
+        points = _in_space(_numbers(feature["polyline"], (len(feature["polyline"]), -1)))
+        if "polygon" in feature:
+            outline = _polygon(feature)
+    elif "polygon" in feature:
+        points, area = _polygon(feature), True
+    else:
+        points = _in_space(_numbers(feature["position"], (1, -1)))
+    return MapFeature(
+        kind=FEATURES.get(word, own if word.startswith(OWN) else "other"),
+        points=points,
+        area=area,
+        properties={k: v for k, v in feature.items() if k not in FEATURE_KEYS},
+        id="" if key.startswith(UNNAMED) else key,
+        category=str(feature.get("category", word)),
+        outline=outline,
+    )
+
+
+def _polygon(feature: Mapping[str, Any]) -> NDArray[np.float64]:
+    outline = _in_space(_numbers(feature["polygon"], (len(feature["polygon"]), -1)))
+    if "polygon_z" in feature:
+        outline[:, 2] = _numbers(feature["polygon_z"], (len(outline),))
+    return outline
+
+
+def _signal(key: str, light: Mapping[str, Any], steps: int) -> tuple[str, Signal]:
+    state, metadata = light["state"], dict(light["metadata"])
+    states = list(state["object_state"])
+    if len(states) != steps or not set(states) <= set(LIGHTS):
+        raise DatasetError(
+            f"light {key} shows {sorted(map(str, set(states)))} in {len(states)} steps"
+        )
+    position = light.get("stop_point")
+    if "stop_point" in state:  # as MetaDrive had it at first: stamp by stamp, lane 0 where unseen
+        ruled = np.flatnonzero(_numbers(state["lane"], (steps,)))
+        position = _numbers(state["stop_point"], (steps, -1))[ruled[0]] if len(ruled) else None
+    if position is not None and "stop_point" not in metadata.get("assumed", ()):
+        position = _in_space(_numbers(position, (1, -1)))[0]
+    else:
+        position = None
+    return str(metadata.get("signal_id", key)), Signal(
+        states=tuple(LIGHTS[state] for state in states),
+        lane=str(light.get("lane", key) or ""),
+        position=position,
+        properties={k: v for k, v in metadata.items() if k not in SIGNAL_METADATA},
+    )
+
+
+def _numbers(value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(f"{value!r:.50} should be {shape} numbers")
+    return array.astype(np.float64).reshape(shape)
+
+
+def _in_space(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 3) of (N, 2) or (N, 3)."""
+    if len(points) and points.shape[1] not in (2, 3):
+        raise DatasetError(f"points have {points.shape[1]} coordinates, expected 2 or 3")
+    return np.pad(points, ((0, 0), (0, 3 - points.shape[1])))
+
+
+def to_scenario(log: DrivingLog, *, ego: str | None = None) -> dict[str, Any]:
+    """The ScenarioDescription of a log, which `read` turns into an equal log.
+
+    MetaDrive steps one row in 0.1 s, whatever the stamps say: bring a log to 10 Hz first
+    (`DrivingLog.at`). It spawns the ego as it is at the first stamp. What it insists on and the log
+    does not know is filled in and marked: sizes of road users and stop points of lights in
+    ``assumed``, velocities, written as 0, in ``velocity_known``.
+
+    Args:
+        log: any log.
+        ego: key of the track to stand for the vehicle that recorded; by default the log's own.
+
+    Returns:
+        plain dicts, lists, words, numbers and arrays: pickle it as ``sd_<name>.pkl``.
+
+    Raises:
+        DatasetError: where the log has no ego and none is named.
+    """
+    ego = log.ego if ego is None else ego
+    if ego not in log.tracks:
+        raise DatasetError(
+            f"{log.name} has no ego called {ego!r}; to_scenario(log, ego=...) takes one of its "
+            f"tracks: {', '.join(list(log.tracks)[:20])}"
+        )
+    lights = {k: v for k, v in log.signals.items() if isinstance(v, Signal)}
+    others = {k: v for k, v in log.signals.items() if k not in lights}
+    metadata = {
+        **_defaults(log),
+        **plain(log.metadata),
+        "dataset": log.source,
+        "frame": log.frame,
+        "sdc_id": ego,
+        "ts": (log.stamps - log.stamps[:1]) * 1e-9,
+        "start_ns": int(log.stamps[0]) if len(log) else 0,
+        **({"signals": plain(others)} if others else {}),
+    }
+    return {
+        "id": log.name,
+        "version": metadata.pop("version"),
+        "length": len(log),
+        "metadata": metadata,
+        "tracks": {key: _write_track(key, track) for key, track in log.tracks.items()},
+        "dynamic_map_states": _write_lights(log, lights),
+        "map_features": {
+            feature.id or f"{UNNAMED}{index}": _write_feature(feature)
+            for index, feature in enumerate(log.map)
+        },
+    }
+
+
+def _write_track(key: str, track: Track) -> dict[str, Any]:
+    steps, valid = len(track.valid), track.valid
+    properties = plain(track.properties)
+    word = properties.pop("metadrive_type", TRACK_TYPES.get(track.kind, "OTHER"))
+    known = np.isfinite(track.velocity).all(axis=1) & valid
+    state = {
+        **properties.pop("state", {}),
+        **({} if (known == valid).all() else {"velocity_known": known.astype(np.float64)}),
+        "position": np.where(valid[:, None], track.position, 0.0),
+        "heading": np.where(valid, track.heading, 0.0),
+        "velocity": np.where(known[:, None], track.velocity, 0.0),
+        "valid": valid.astype(np.float64),
+    }
+    assumed = []
+    for name, size, usual in zip(SIZE, track.size, SIZES.get(track.kind, (1, 1, 1)), strict=True):
+        if np.isnan(size):
+            assumed.append(name)
+        state[name] = valid * (usual if np.isnan(size) else size)
+    return {
+        "type": word,
+        "state": state,
+        "metadata": {
+            **properties, "type": track.category, "object_id": key, "track_length": steps,
+            **({"assumed": assumed} if assumed else {}),
+        },
+    }  # fmt: skip
+
+
+def _write_feature(feature: MapFeature) -> dict[str, Any]:
+    word = feature.category
+    if FEATURES.get(word) != feature.kind:
+        word = FEATURE_TYPES.get(feature.kind, OWN + feature.kind.upper())
+    if (word in POLYGONS and not feature.area) or (feature.kind == "lane" and feature.area):
+        word = OWN + feature.kind.upper()
+    written = {**plain(feature.properties), "type": word}
+    if word != feature.category:
+        written["category"] = feature.category
+    outline = feature.points if feature.area else feature.outline
+    if outline is not None:
+        written["polygon"] = outline[:, :2].copy()
+        if outline[:, 2].any():
+            written["polygon_z"] = outline[:, 2].copy()
+    if feature.kind == "stop_sign" and len(feature.points) == 1 and not feature.area:
+        written["position"] = feature.points[0].copy()
+    elif not feature.area:
+        written["polyline"] = feature.points.copy()
+    return written
+
+
+def _write_lights(log: DrivingLog, lights: Mapping[str, Signal]) -> dict[str, Any]:
+    lanes = {feature.id: feature for feature in log.map if feature.kind == "lane"}
+    written: dict[str, Any] = {}
+    for key, light in lights.items():
+        # MetaDrive looks a light up by its lane, and one lane has one light.
+        name = light.lane if light.lane and light.lane not in written else key
+        metadata = {
+            **plain(light.properties), "type": "TRAFFIC_LIGHT", "object_id": name,
+            "track_length": len(log), "signal_id": key,
+        }  # fmt: skip
+        position = light.position
+        if position is None:
+            metadata["assumed"] = ["stop_point"]
+            lane = lanes.get(light.lane)
+            position = np.zeros(3) if lane is None or not len(lane.points) else lane.points[0]
+        written[name] = {
+            "type": "TRAFFIC_LIGHT",
+            "state": {"object_state": [s and f"LANE_STATE_{s.upper()}" for s in light.states]},
+            "lane": light.lane,
+            "stop_point": position.copy(),
+            "metadata": metadata,
+        }
+    return written
+
+
+def plain(value: Any) -> Any:
+    """A copy of plain values, for a scenario may hold Python's own types and arrays only."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value))
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.copy() if isinstance(value, np.ndarray) else value
