@@ -68,10 +68,12 @@ class LazyFrames:
         places, inverse = np.unique(wanted, return_inverse=True)
         if not places.size:
             return np.empty(wanted.shape + self.shape[1:], self.dtype)
-        return self.read(places)[inverse.reshape(wanted.shape)]
+        frames: NDArray[Any] = self.read(places)[inverse.reshape(wanted.shape)]
+        return frames
 
     def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
-        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+        frames: NDArray[Any] = self[:]
+        return frames.astype(self.dtype if dtype is None else dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ class Demonstration:
             raise DemonstrationError(
                 f"actions must be of shape (N, A), not {self.actions.shape}: one row a frame"
             )
-        given = {f"observation {key!r}": frames for key, frames in self.observations.items()}
-        given |= {"rewards": self.rewards, "states": self.states}
+        given: dict[str, Frames | None] = {"rewards": self.rewards, "states": self.states}
+        given |= {f"observation {key!r}": frames for key, frames in self.observations.items()}
         for name, frames in given.items():
             if frames is not None and len(frames) != len(self):
                 raise DemonstrationError(f"{name} has {len(frames)} frames for {len(self)} actions")

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from fastloop.datasets.demonstration import Demonstration, DemonstrationError
+from fastloop.datasets.demonstration import Demonstration, DemonstrationError, LazyFrames
 
-__all__ = ["read", "write"]
+__all__ = ["StoredFrames", "read", "write"]
+
+IMAGES_IN_MEMORY = 2**30  # bytes
+RAW = (
+    "; it is a raw recording of robosuite, with simulator states alone: make its observations with "
+    "robomimic's dataset_states_to_obs.py"
+)
 
 
 def write(
@@ -60,6 +67,9 @@ def read(
 ) -> list[Demonstration]:
     """Read demonstrations.
 
+    Numbers are in memory. Images are too, unless those of the file would take more than
+    `IMAGES_IN_MEMORY`: then they are read when they are asked for.
+
     Args:
         path: of the HDF5 file.
         keys: observations to read; all when None.
@@ -85,9 +95,63 @@ def read(
             )
         names = _names(file, mask, path)
         try:
-            return [_read_one(file["data"][name], wanted, f"{path}:{name}") for name in names]
-        except (OSError, RuntimeError) as error:
+            groups = [file["data"][name] for name in names]
+            lazy = sum(_image_bytes(group, wanted) for group in groups) > IMAGES_IN_MEMORY
+            return [
+                _read_one(group, wanted, f"{path}:{name}", path if lazy else None)
+                for name, group in zip(names, groups, strict=True)
+            ]
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, DemonstrationError):
+                raise
             raise DemonstrationError(f"{path} is damaged ({error})") from error
+
+
+class StoredFrames(LazyFrames):
+    """Frames that stay in their HDF5 file; it is opened once in every process that reads.
+
+    Args:
+        path: of the file.
+        name: of the array in it.
+        shape, dtype: of the array.
+    """
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        super().__init__(shape, dtype)
+        self.path = path
+        self.name = name
+
+    def read(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """The frames at rising `places`.
+
+        Raises:
+            DemonstrationError: the file is gone, damaged or another one.
+        """
+        try:
+            dataset = _open(self.path, os.stat(self.path).st_mtime_ns, os.getpid())[self.name]
+            frames: NDArray[Any] = dataset[places]
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise DemonstrationError(f"{self.path} is damaged ({error})") from error
+        return frames
+
+
+@lru_cache(maxsize=8)
+def _open(path: Path, written: int, process: int) -> h5py.File:
+    """The file as this process has it open; a forked one must not share the place in it."""
+    return h5py.File(path, "r")
+
+
+def _is_picture(dataset: Any) -> bool:
+    return isinstance(dataset, h5py.Dataset) and dataset.ndim == 4 and dataset.dtype == np.uint8
+
+
+def _image_bytes(group: Any, keys: list[str] | None) -> int:
+    """How much memory the images of an episode would take."""
+    seen = group.get("obs") if isinstance(group, h5py.Group) else None
+    if not isinstance(seen, h5py.Group):
+        return 0
+    chosen = [seen.get(key) for key in (seen if keys is None else keys)]
+    return sum(dataset.nbytes for dataset in chosen if _is_picture(dataset))
 
 
 def _names(file: h5py.File, mask: str | None, path: Path) -> list[str]:
@@ -122,10 +186,16 @@ def _write_one(group: h5py.Group, demonstration: Demonstration) -> None:
         group.attrs["seed"] = demonstration.seed
 
 
-def _read_one(group: h5py.Group, keys: list[str] | None, where: str) -> Demonstration:
+def _read_one(
+    group: h5py.Group, keys: list[str] | None, where: str, lazy: Path | None
+) -> Demonstration:
+    """The episode of a group; with `lazy`, the path of the file, images stay there."""
     for name in ("obs", "actions"):
         if name not in group:
-            raise DemonstrationError(f"{where} holds {sorted(group)} and no {name!r}")
+            raise DemonstrationError(
+                f"{where} holds {sorted(group)} and no {name!r}"
+                + (RAW if "states" in group and name == "obs" else "")
+            )
     wanted = list(group["obs"] if keys is None else keys)
     missing = [key for key in wanted if key not in group["obs"]]
     if missing:
@@ -133,7 +203,12 @@ def _read_one(group: h5py.Group, keys: list[str] | None, where: str) -> Demonstr
             f"{where} lacks observations {missing}; has {sorted(group['obs'])}"
         )
     return Demonstration(
-        observations={key: _array(group["obs"][key], where) for key in wanted},
+        observations={
+            key: StoredFrames(lazy, frames.name, frames.shape, frames.dtype)
+            if lazy and _is_picture(frames)
+            else _array(frames, where)
+            for key, frames in ((key, group["obs"][key]) for key in wanted)
+        },
         actions=_array(group["actions"], where).astype(np.float32),
         rewards=_array(group["rewards"], where).astype(np.float32) if "rewards" in group else None,
         states=_array(group["states"], where).astype(np.float64) if "states" in group else None,

@@ -123,7 +123,8 @@ class Running:
             np.array([np.searchsorted(row, at, side="right") for row in reached], np.float64)
             for at in (np.floor(place), np.ceil(place))
         )
-        return low + (high - low) * (place - np.floor(place))
+        value: NDArray[np.float64] = low + (high - low) * (place - np.floor(place))
+        return value
 
 
 def read(path: str | Path) -> dict[str, dict[str, NDArray[np.float64]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ import torch
 
 from fastloop.accel.samplers import build_schedule
 from fastloop.config import TrainVerbConfig
-from fastloop.datasets.windows import Windows
+from fastloop.datasets.windows import Batches, Windows
 from fastloop.policies.checkpoints import Checkpoint
 from fastloop.policies.checkpoints.checks import NETWORKS, check_network
 from fastloop.policies.diffusion.encoders import build_encoder
@@ -23,10 +24,12 @@ from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.state import ChunkRegression, StateConfig, StateEncoder
 from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
 from fastloop.policies.spec import EnvSpec, TensorSpec
-from fastloop.policies.training import Trainer
+from fastloop.policies.training import TrainConfig, Trainer
 from fastloop.sims.targets import build
 
 __all__ = ["Recipe"]
+
+MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class Recipe:
             lambda batch, generator: model.loss(
                 batch, schedule, config.sampler.prediction_type, generator=generator
             ),
-            lambda step: self.windows.batch(step, config.train.batch_size, config.train.seed),
+            self._batches(config.train),
             config.train,
             facts=self._facts(),
         )
@@ -182,7 +185,7 @@ class Recipe:
         return Trainer(
             regression,
             loss,
-            lambda step: self.windows.batch(step, config.pretrain.batch_size, config.pretrain.seed),
+            self._batches(config.pretrain),
             config.pretrain,
             facts=self._facts(),
         )
@@ -213,6 +216,16 @@ class Recipe:
                 "seed": self.config.train.seed,
                 "environment": self.env.name,
             },
+        )
+
+    def _batches(self, config: TrainConfig) -> Batches:
+        """The batch of each step; images are decoded for it by other processes."""
+        workers = min(MOST_WORKERS, max((os.cpu_count() or 1) - 1, 1))
+        return Batches(
+            self.windows,
+            config.batch_size,
+            config.seed,
+            num_workers=workers if self.windows.lazy else 0,
         )
 
     def _facts(self) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def write(
         raise FileExistsError(f"{path} exists; give the dataset a folder of its own")
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
         with contextlib.ExitStack() as stack:
             writer: _Writer | None = None
@@ -105,20 +106,16 @@ class _Writer:
         """Append an episode."""
         number, length = len(self.episodes), len(demonstration)
         columns = self._columns(demonstration)
-        given = {
-            key: Feature(f.dtype, tuple(columns[key].shape[1:])) for key, f in self.features.items()
-        }
-        low = {k: f.shape or (1,) for k, f in given.items()}
+        given = {key: tuple(columns[key].shape[1:]) or (1,) for key in self.features}
         expected = {key: feature.shape for key, feature in self.features.items()}
-        if low != expected or not length:
+        if given != expected or not length:
             raise DatasetError(
-                f"episode {number} has {length} frames of {low}; the first has {expected}"
+                f"episode {number} has {length} frames of {given}; the first has {expected}"
             )
         seen = {key: Running() for key in self.features}
         for key, one in seen.items():
             one.add(columns[key])
             self.running[key].merge(one)
-        place = {"data/chunk_index": 0, "data/file_index": 0}
         chunk, file = self.data.add(columns, length)
         place = {"data/chunk_index": chunk, "data/file_index": file}
         ends = {"dataset_from_index": self.frames, "dataset_to_index": self.frames + length}
@@ -145,7 +142,6 @@ class _Writer:
         done = count == length - 1
         found: dict[str, Frames] = dict(demonstration.observations)
         found |= {
-            "action": demonstration.actions,
             "next.done": done,
             "next.success": done & demonstration.success,
             "timestamp": (count / float(self.fps)).astype(np.float32),
@@ -154,6 +150,8 @@ class _Writer:
             "index": self.frames + count,
             "task_index": np.full(length, task),
         }
+        if demonstration.actions.shape[1]:
+            found["action"] = demonstration.actions
         if demonstration.rewards is not None:
             found["next.reward"] = demonstration.rewards
         if set(found) != set(self.features):
@@ -206,7 +204,7 @@ class _Writer:
     def _codec(self, key: str) -> dict[str, Any]:
         if key not in self.videos:
             return {}
-        info = probe(self.videos[key].first)
+        info = probe(self.videos[key].paths[0])
         return {
             "info": {
                 "video.height": info.height,
@@ -290,6 +288,7 @@ class _VideoFiles:
         self.shape = feature.shape
         self.fps = fps
         self.stack = stack
+        self.paths: list[Path] = []
         self.open: VideoWriter | None = None
         self.current = contextlib.ExitStack()
 
@@ -300,7 +299,7 @@ class _VideoFiles:
             path = self.files.next()
             self.current = self.stack.enter_context(contextlib.ExitStack())
             self.open = self.current.enter_context(VideoWriter(path, self.shape, self.fps))
-            self.first = path if self.files.number == 0 else self.first
+            self.paths.append(path)
         start = self.open.frames
         for at in range(0, len(frames), BLOCK):
             self.open.add(frames[at : at + BLOCK])
