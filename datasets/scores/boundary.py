@@ -19,15 +19,17 @@ def leaves_area(
 ) -> NDArray[np.bool_]:
     """Whether the vehicle's box is not wholly on `area`, now and at each waypoint: (N, T + 1).
 
-    With exact polygons; OmniDrive's ``plan_boundary`` looks up cells of 0.1 m, and turns the box but
-    not the offset of its middle. Pool it over steps 1..K with ``any``; a sample off the area at step
-    0 says nothing (the reference counts it as inside).
+    With exact polygons, where OmniDrive's ``plan_boundary`` looks up cells of 0.1 m, and turns the
+    box but not the offset of its middle. For the rate, a sample already off the area at present
+    tells nothing (the reference counts it as inside)::
+
+        columns = pool(off[:, 1:], np.repeat(~off[:, :1], T, axis=1), "any")
 
     Args:
         plans: (N, T, 2) m, x forward and y left of the present pose.
         poses: (N, 3) x, y in m and heading in rad of the present pose in the map's frame.
-        area: shapely polygon or multipolygon in the map's frame, valid: parts that share an edge
-            merged (`shapely.unary_union`).
+        area: shapely polygon or multipolygon in the map's frame. Its parts must not touch along an
+            edge, as those of nuScenes do: merge them with `shapely.unary_union`.
         ahead_m: from the point that plans are of to the middle of the vehicle's box: 0.5 for the
             lidar of nuScenes, 1.485793 for its rear axle.
     """
@@ -39,6 +41,10 @@ def leaves_area(
         )
     if not (np.isfinite(plans).all() and np.isfinite(poses).all()):
         raise DatasetError("plans and poses must be finite")
+    if not area.is_valid:
+        raise DatasetError(
+            f"the area is not valid ({shapely.is_valid_reason(area)}): merge it with unary_union"
+        )
     points = np.concatenate([np.zeros_like(plans[:, :1]), plans], axis=1)
     heading = np.concatenate([np.zeros_like(plans[:, :1, 0]), headings(plans)], axis=1)
     at = corners(ego_rectangles(points, heading, ahead_m))

@@ -25,7 +25,8 @@ class Boxes:
         step: (K,) int64 which waypoint's time, from 0.
         rectangles: (K, 6) x, y of the middle, length, width in m, cosine and sine of the heading;
             in the frame of the plans: x forward and y left of the reference point at present.
-        human: (K,) bool: a pedestrian; the others are vehicles (cycles among them).
+        human: (K,) bool: ``human.*`` of nuScenes; the others are ``vehicle.*``, cycles among them.
+            (UniAD's table lacks emergency vehicles.)
         known: (K,) bool: the reference whose table is reproduced knew of the object at present.
             VAD, OmniDrive: annotated now, with returns of lidar or radar, and without a gap since;
             ST-P3: annotated now or in the two keyframes before, with a visibility above 40 %.
@@ -86,7 +87,7 @@ class Boxes:
 def from_vad_features(boxes: NDArray[np.floating], features: NDArray[np.floating]) -> Boxes:
     """The boxes of one sample from VAD's own arrays, for comparison with its results.
 
-    Follows ``metric_stp3.py:get_birds_eye_view_label``, which turns `boxes` in place; this does not.
+    Follows ``metric_stp3.py:get_birds_eye_view_label``, which alters `boxes`; this does not.
 
     Args:
         boxes: (A, 9) float32 ``gt_agent_boxes``: x right, y forward, z, width, length, height, yaw

@@ -1,4 +1,4 @@
-"""How published tables of open-loop planning on nuScenes were made, and what is wrong with each way."""
+"""How published tables of open-loop planning on nuScenes were made, and their faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
             "Steps at which the recorded vehicle itself touches something count as no collision; "
             "mended, they are left out."
         ),
-        "vehicles_only": ("People are not looked at; mended, vehicles and people are."),
+        "vehicles_only": "People are not looked at; mended, vehicles and people are.",
         "late_objects_invisible": (
             "Objects that were not known at the present time, or not seen well, are never hit; "
             "mended, whatever is annotated at the step itself is."
@@ -30,22 +30,22 @@ FAULTS: Mapping[str, str] = MappingProxyType(
             "Objects are drawn about the rear axle and plans about the lidar, 0.94 m ahead of it; "
             "mended, both are about the lidar."
         ),
-        "fixed_heading": ("The planned box never turns; mended, it points along its path."),
+        "fixed_heading": "The planned box never turns; mended, it points along its path.",
         "heading_reset": (
-            "The planned box points as at present wherever a step is shorter than 1 m, even after a "
-            "turn; mended, it keeps its last heading."
+            "The planned box points as at present wherever a step is shorter than 1 m, even after "
+            "a turn; mended, it keeps its last heading."
         ),
         "cells": (
-            "Overlap is that of cells, of corners rounded and waypoints truncated: up to a cell off; "
-            "mended, it is that of the boxes."
+            "Overlap is that of cells, of corners rounded and waypoints truncated: up to a cell "
+            "off; mended, it is that of the boxes."
         ),
         "border_clipping": (
             "Cells beyond the grid are looked up at its border; mended, they are free. "
             "Boxes know no border: without cells it makes no difference."
         ),
         "point_cell": (
-            "The cell under a waypoint is half a cell off, or (VAD) 25 m; mended, it is the right one. "
-            "It concerns the collisions of points alone."
+            "The cell looked up under a waypoint is half a cell off, or (VAD) 25 m; mended, it is "
+            "the right one. It concerns the collisions of points alone."
         ),
     }
 )
@@ -80,29 +80,56 @@ class Convention:
     faults: frozenset[str]
 
 
-_ALL = {"filtered_as_free", "cells", "border_clipping", "point_cell"}
+_COMMON = frozenset({"filtered_as_free", "cells", "border_clipping", "point_cell"})
 
 CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
     {
         "uniad": Convention(
-            "instant", False, 0.5, 0.5, (0, 1), (1, -1), 0, 49.75,
-            frozenset(_ALL | {"masked_as_zero", "vehicles_only", "fixed_heading"}),
+            pooling="instant",
+            whole=False,
+            ahead_m=0.5,
+            cell_m=0.5,
+            rows=(0, 1),
+            columns=(1, -1),
+            row_shift=0,
+            point_from_m=49.75,
+            faults=_COMMON | {"masked_as_zero", "vehicles_only", "fixed_heading"},
         ),
         "stp3": Convention(
-            "mean", True, 0.5, 0.5, (0, 1), (1, 1), 0, 49.75,
-            frozenset(_ALL | {"frame_offset", "late_objects_invisible", "fixed_heading"}),
+            pooling="mean",
+            whole=True,
+            ahead_m=0.5,
+            cell_m=0.5,
+            rows=(0, 1),
+            columns=(1, 1),
+            row_shift=0,
+            point_from_m=49.75,
+            faults=_COMMON | {"frame_offset", "late_objects_invisible", "fixed_heading"},
         ),
         "vad": Convention(
-            "mean", True, 0.5, 0.5, (0, -1), (1, -1), 1, 24.875,
-            frozenset(_ALL | {"late_objects_invisible", "fixed_heading"}),
+            pooling="mean",
+            whole=True,
+            ahead_m=0.5,
+            cell_m=0.5,
+            rows=(0, -1),
+            columns=(1, -1),
+            row_shift=1,
+            point_from_m=24.875,
+            faults=_COMMON | {"late_objects_invisible", "fixed_heading"},
         ),
-        # Its plans are of the rear axle; the others' are of the lidar.
         "omnidrive": Convention(
-            "any", True, 1.485793, 0.1, (1, 1), (0, 1), 0, 49.95,
-            frozenset(_ALL | {"late_objects_invisible", "vehicles_only", "heading_reset"}),
+            pooling="any",
+            whole=True,
+            ahead_m=0.5 + 0.985793,  # its plans are of the rear axle; the others' of the lidar
+            cell_m=0.1,
+            rows=(1, 1),
+            columns=(0, 1),
+            row_shift=0,
+            point_from_m=49.95,
+            faults=_COMMON | {"late_objects_invisible", "vehicles_only", "heading_reset"},
         ),
     }
-)  # fmt: skip
+)
 """UniAD @dd161b22, ST-P3 @6b11e132, VAD @1688c4b1, OmniDrive @807c86a0 (after BEV-Planner)."""
 
 

@@ -38,8 +38,8 @@ def _scale(convention: Convention) -> tuple[float, float]:
 def draw(boxes: Boxes, samples: int, steps: int, convention: Convention) -> NDArray[np.bool_]:
     """Grids (N, T, side, side) of which cells are under boxes, in the convention's layout.
 
-    UniAD computes corners in single precision: one that lies within 1e-5 m of the middle between two
-    cells may round the other way there.
+    UniAD computes corners in single precision: one within 1e-5 m of the middle between two cells
+    may round the other way there.
     """
     cv2 = require("cv2", extra="data")
     n = side(convention)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloop.datasets.scores.boxes import Boxes
-from fastloop.datasets.scores.footprint import corners, ego_rectangles
+from fastloop.datasets.scores.footprint import LENGTH, WIDTH, corners, ego_rectangles
 
 __all__ = ["hits_of_boxes", "rectangles_overlap"]
 
@@ -38,7 +38,7 @@ def hits_of_boxes(
     ego = ego_rectangles(plans, heading, ahead)
     theirs = boxes.rectangles
     between = ego[boxes.sample, boxes.step, :2] - theirs[:, :2]
-    reach = (np.hypot(*ego[0, 0, 2:4]) + np.hypot(theirs[:, 2], theirs[:, 3])) / 2
+    reach = (np.hypot(LENGTH, WIDTH) + np.hypot(theirs[:, 2], theirs[:, 3])) / 2
     near = np.flatnonzero((between**2).sum(-1) < reach**2)
     sample, step = boxes.sample[near], boxes.step[near]
     met = rectangles_overlap(ego[sample, step], theirs[near])
