@@ -158,6 +158,9 @@ class DrivingLog(_Comparable):
             )
         for key, track in self.tracks.items():
             self._check(key, track)
+        ids = [feature.id for feature in self.map if feature.id]
+        if len(set(ids)) < len(ids):
+            raise DatasetError(f"{self.name}: two map features have the same id")
         for feature in self.map:
             self._check_feature(feature)
         for key, signal in self.signals.items():
