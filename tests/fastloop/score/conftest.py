@@ -13,13 +13,13 @@ class Straight:
     """Sample k moves at k m/s; its truth is to go on so. Samples in `damaged` cannot be read."""
 
     name, steps, hz, frame = "straight lines", 4, 2.0, "the rear axle"
-    inputs = {
-        "observation.ego_states": ((3, 6), "float32"),
-        "observation.intent": ((), "int64"),
-    }
-    conditions = {"set": "all", "observation.intent": "comes from the future"}
 
     def __init__(self, samples=10, damaged=(), unscorable=()):
+        self.inputs = {
+            "observation.ego_states": ((3, 6), "float32"),
+            "observation.intent": ((), "int64"),
+        }
+        self.conditions = {"set": "all", "observation.intent": "comes from the future"}
         self.keys = [f"sample-{k}" for k in range(samples)]
         self.damaged, self.unscorable = set(damaged), set(unscorable)
         self.faults = []

@@ -40,7 +40,7 @@ def test_figures_do_not_depend_on_the_cut(straight, job, tmp_path, size, batch):
 
 def test_given_plans_are_scored_and_missing_ones_counted(straight, job, tmp_path):
     benchmark = straight(5)
-    plans = {key: benchmark.truth(key) + [3.0, 4.0] for key in benchmark.keys[:4]}
+    plans = {key: benchmark.truth(key) + np.array([3.0, 4.0]) for key in benchmark.keys[:4]}
     outcome, _ = go(job(benchmark), divide(benchmark.keys, 2, plans, 4), tmp_path)
     assert outcome.keys == benchmark.keys[:4]
     np.testing.assert_allclose(outcome.columns["l2"], 5.0)
@@ -104,7 +104,7 @@ def test_a_folder_of_another_run_is_refused(straight, job, tmp_path):
 def test_the_worst_come_first_with_their_figures(straight, job, tmp_path):
     benchmark = straight(4)
     plans = {key: benchmark.truth(key) for key in benchmark.keys}
-    plans["sample-2"] = plans["sample-2"] + [7.0, 0.0]
+    plans["sample-2"] = plans["sample-2"] + np.array([7.0, 0.0])
     outcome, _ = go(job(benchmark), divide(benchmark.keys, 4, plans, 4), tmp_path)
     worst = outcome.worst(benchmark, 2)
     assert [case.key for case in worst] == ["sample-2", "sample-0"]
