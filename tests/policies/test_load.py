@@ -7,12 +7,13 @@ import torch
 
 from fastloop.accel.apply import remove
 from fastloop.accel.samplers import DDIM, SamplerConfig
+from fastloop.policies.base import Policy
 from fastloop.policies.checkpoints import Checkpoint, CheckpointError, native
 from fastloop.policies.driving.planners import PLANNERS
 from fastloop.policies.history import EpisodeHistory, History
 from fastloop.policies.load import WEIGHTS, find_checkpoint, load_policy, make_policy
 from fastloop.policies.rng import Rng
-from fastloop.policies.spec import ActionSpec, EnvSpec, SpecMismatchError
+from fastloop.policies.spec import ActionSpec, EnvSpec, SpecMismatchError, TensorSpec
 
 ARCH = {
     "input_dim": 2, "output_dim": 2, "horizon": 8, "n_obs_steps": 2, "cond_dim": 7, "n_layer": 2,
@@ -127,3 +128,23 @@ def test_a_path_comes_before_a_shipped_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dp_pusht").mkdir()
     assert not find_checkpoint("dp_pusht").is_absolute()
+
+
+def test_planners_have_names(tmp_path, monkeypatch):
+    waypoint = ActionSpec(2, "waypoint", (-100.0,) * 2, (100.0,) * 2)
+    states = {"observation.ego_states": TensorSpec((5, 6))}
+    drives = EnvSpec("Drives", states, waypoint, control_hz=2.0, max_steps=1, horizon=6)
+    for name in PLANNERS:
+        planner = load_policy(name, env=drives, n_action_steps=3)
+        assert isinstance(planner, Policy)
+        assert (planner.spec.horizon, planner.spec.n_action_steps) == (6, 3)
+    with pytest.raises(ValueError, match=r"constant_velocity plans .* give env="):
+        load_policy("constant_velocity")
+    with pytest.raises(ValueError, match="is a planner and has no sampler"):
+        load_policy("constant_velocity", env=drives, sampler={"kind": "ddim"})
+    with pytest.raises(SpecMismatchError, match="Table takes 2 elements of kind delta_position"):
+        load_policy("constant_velocity", env=env())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stand_still").mkdir()
+    with pytest.raises(CheckpointError, match="stand_still holds nothing"):
+        load_policy("stand_still", env=drives)

@@ -71,6 +71,13 @@ def test_a_difference_names_both_sides(bad, ours, theirs):
     assert theirs in line
 
 
+def test_whole_plans_have_to_be_long_enough():
+    offline = dataclasses.replace(ENV, horizon=15)  # one of 16 actions is of the past
+    check_specs(POLICY, offline)
+    with pytest.raises(SpecMismatchError, match="policy plans 15 actions, Table judges 20"):
+        check_specs(POLICY, dataclasses.replace(offline, horizon=20))
+
+
 def test_a_missing_observation_lists_what_there_is():
     with pytest.raises(SpecMismatchError, match="reads 'image'; Table offers state"):
         check_specs(POLICY, dataclasses.replace(ENV, observations={"state": STATE}))

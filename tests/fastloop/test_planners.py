@@ -1,0 +1,38 @@
+"""What verbs say of planners, which have no denoising loop."""
+
+import json
+
+import pytest
+import torch
+
+from fastloop import cli
+from fastloop.config import PolicyConfig, SamplerOverrides
+from fastloop.policies.driving.ad_mlp import ADMLP
+from fastloop.policies.driving.planners import PLANNERS
+from fastloop.setup import load
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_info_of_a_baseline(name, tmp_path, capfd):
+    assert cli.main(["info", f"ckpt={name}", f"run_dir={tmp_path / 'run'}"]) == 0
+    assert "planner" in capfd.readouterr().out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["metrics"]["parameters"]["value"] == 0
+
+
+def test_info_of_ad_mlp(tmp_path, capfd):
+    path = tmp_path / "mlp.pth"
+    torch.save(ADMLP().state_dict(), path)
+    command = ["info", f"ckpt={path}", f"run_dir={tmp_path / 'run'}"]
+    assert cli.main([*command, "keys=true"]) == 0
+    out = capfd.readouterr().out
+    assert "AD-MLP" in out
+    assert "observation.intent" in out
+    assert "plan_head.0.weight [512, 21]" in out
+    assert cli.main([*command, f"convert={tmp_path / 'out'}"]) == 2
+    assert "only checkpoints of policies are converted" in capfd.readouterr().err
+
+
+def test_there_is_nothing_to_accelerate():
+    with pytest.raises(ValueError, match=r"no denoising loop, so there is nothing to accelerate"):
+        load(PolicyConfig("constant_velocity"), None, SamplerOverrides())
