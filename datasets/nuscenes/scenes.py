@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,15 @@ from numpy.typing import NDArray
 from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.nuscenes.poses import rotations, yaws
 from fastloop.datasets.nuscenes.tables import CameraData, Tables, read_tables
+from fastloop.extras import require
 
-__all__ = ["Boxes", "NuScenes"]
+__all__ = ["CAMERAS", "Boxes", "NuScenes"]
+
+CAMERAS = {
+    "front": "CAM_FRONT", "front_left": "CAM_FRONT_LEFT", "front_right": "CAM_FRONT_RIGHT",
+    "back": "CAM_BACK", "back_left": "CAM_BACK_LEFT", "back_right": "CAM_BACK_RIGHT",
+}  # fmt: skip
+"""Name of a camera in observations, and its channel."""
 
 LARGEST_PICTURE = 1 << 26  # bytes; a picture of nuScenes has some 150 thousand
 
@@ -117,3 +125,19 @@ class NuScenes:
                 f"sample {token}: cannot read {path} ({error.strerror}): "
                 "the sensor files are apart from the tables; are they unpacked there?"
             ) from error
+
+    def pixels(self, sample: int, channel: str) -> NDArray[np.uint8]:
+        """(3, H, W) RGB of the picture of a channel.
+
+        Raises:
+            DatasetError: as `jpeg`, or where it is no JPEG or a damaged one.
+        """
+        jpeg = self.jpeg(sample, channel)
+        pillow = require("PIL.Image", extra="data")
+        try:
+            with pillow.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+            path = self.cameras(sample)[channel].path
+            raise DatasetError(f"{path}: no JPEG, or a damaged one ({error})") from error
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))

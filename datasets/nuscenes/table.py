@@ -32,7 +32,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "sample_data": {
         "token": str, "sample_token": str, "ego_pose_token": str, "calibrated_sensor_token": str,
-        "is_key_frame": bool, "filename": str,
+        "is_key_frame": bool, "filename": str, "height": int, "width": int,
     },
     "ego_pose": {"token": str, "translation": _XYZ, "rotation": _WXYZ},
     "category": {"token": str, "name": str},

@@ -41,12 +41,15 @@ class CameraData:
 
     Attributes:
         path: of the JPEG, relative to the root.
+        height, width: of the picture in pixels.
         intrinsic: (3, 3) pixels.
         extrinsic: (4, 4) camera (x right, y down, z forward) to vehicle.
         ego_pose: (4, 4) vehicle to map when the picture was taken.
     """
 
     path: str
+    height: int
+    width: int
     intrinsic: NDArray[np.float64]
     extrinsic: NDArray[np.float64]
     ego_pose: NDArray[np.float64]
@@ -228,11 +231,17 @@ class _Poses:
         self._intrinsic = [_intrinsic(calibrated, i) for i in range(len(calibrated))]
 
         lidar = np.full(len(sample), -1)
-        self._cameras: list[dict[str, tuple[str, int, int]]] = [{} for _ in sample]
+        self._cameras: list[dict[str, tuple[Any, ...]]] = [{} for _ in sample]
         for i, row in enumerate(data.rows):
             k, channel = sample[row.sample_token], channels[by[i]].channel
             if channel != "LIDAR_TOP":
-                self._cameras[k][channel] = (row.filename, int(by[i]), int(at[i]))
+                self._cameras[k][channel] = (
+                    row.filename,
+                    row.height,
+                    row.width,
+                    int(by[i]),
+                    int(at[i]),
+                )
             elif lidar[k] >= 0:
                 raise data.fault(i, f"sample {row.sample_token!r} has another LIDAR_TOP keyframe")
             else:
@@ -246,8 +255,8 @@ class _Poses:
 
     def cameras(self, k: int) -> dict[str, CameraData]:
         return {
-            channel: CameraData(path, self._intrinsic[by], self._mount[by], self._pose[at])
-            for channel, (path, by, at) in self._cameras[k].items()
+            channel: CameraData(*file, self._intrinsic[by], self._mount[by], self._pose[at])
+            for channel, (*file, by, at) in self._cameras[k].items()
         }
 
 
