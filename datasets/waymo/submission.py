@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
 from fastloop.datasets.waymo.protos import messages, parse
 
-__all__ = ["Submission", "frame_names", "read", "write"]
+__all__ = ["Submission", "read_frames", "read", "write"]
 
 MESSAGE = "waymo.open_dataset.E2EDChallengeSubmission"
 POINTS = 20
@@ -69,7 +69,7 @@ def write(
             model; then name them in `public_model_names`.
         num_model_parameters: a whole number with a suffix, for instance ``200K`` or ``7B``.
         public_model_names, authors, affiliation, description, method_link: as they shall be shown.
-        frames: the frames that the challenge asks for (see `frame_names`); None: not checked.
+        frames: the frames that the challenge asks for (see `read_frames`); None: not checked.
         shards: parts to split the predictions into.
 
     Raises:
@@ -152,7 +152,7 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Submission:
     return Submission(predictions, metadata or {})
 
 
-def frame_names(path: str | Path) -> list[str]:
+def read_frames(path: str | Path) -> list[str]:
     """The frames that the challenge asks for, from either file that comes with the test split.
 
     Args:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastloop.datasets.errors import DatasetError
-from fastloop.datasets.waymo.submission import frame_names, read, write
+from fastloop.datasets.waymo.submission import read_frames, read, write
 
 pytest.importorskip("google.protobuf")
 METADATA = {
@@ -225,11 +225,11 @@ def test_the_frames_of_the_challenge(tmp_path):
     names = ["0ccbcc47f5d0920f6918be5b7148e05c-161", "c086330168a335e2702e9bec118cb3a2-008"]
     index = tmp_path / "test_sequence_frames_for_submission.json"
     index.write_text(json.dumps({name[:-4]: int(name[-3:]) for name in names}))
-    assert frame_names(index) == names
+    assert read_frames(index) == names
     for text in ("\n".join(names) + "\n", str(names), json.dumps(names)):
         listed = tmp_path / "test_sequence_frames_for_submission_as_list.txt"
         listed.write_text(text)
-        assert frame_names(listed) == names
+        assert read_frames(listed) == names
 
 
 @pytest.mark.parametrize(
@@ -249,9 +249,9 @@ def test_the_frames_of_the_challenge(tmp_path):
 def test_a_damaged_list_of_frames(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(DatasetError, match=message):
-        frame_names(tmp_path / name)
+        read_frames(tmp_path / name)
     with pytest.raises(DatasetError, match="lists no frames"):
-        frame_names(tmp_path / "none.txt")
+        read_frames(tmp_path / "none.txt")
 
 
 @given(data=st.data())
