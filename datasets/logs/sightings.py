@@ -38,7 +38,7 @@ def track(
     Args:
         steps: stamps of the log.
         at: (K,) index of the stamp of each sighting.
-        position, heading, velocity: (K, 3), (K,), (K, 2), as in `Track`.
+        position, heading, velocity: (K, 3), (K,), (K, 2), as in `Track`; or one row for all.
         kind, size, category: as in `Track`.
 
     Raises:
