@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from scipy.spatial.transform import Rotation
 from fastloop import extras
 from fastloop.datasets.driving_log import DrivingLog, MapFeature, Track
 from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.logs import sightings
 
 __all__ = ["is_log", "read"]
 
@@ -68,9 +70,9 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
 
     Boxes of a sensor log are carried into the city by the pose at their stamp; its ego is `EGO`,
     whose position is that of the middle of its rear axle and whose size is not told. Velocities
-    there are differences of positions. In a scenario the ego is `EGO`, ``metadata["focal_track_id"]`` names
-    the track to forecast, and ``metadata["observed_steps"]`` the steps to do so from. A lane comes
-    with its boundaries as ``outline``; a marked boundary that two lanes share is one line.
+    there are differences of positions. In a scenario the ego is `EGO`, too; its ``metadata`` has
+    ``focal_track_id``, the track to forecast, and ``observed_steps``, those to do so from. A lane
+    comes with its boundaries as ``outline``; a marked boundary that two lanes share is one line.
 
     Args:
         path: the folder, or a scenario's parquet file.
@@ -116,11 +118,9 @@ def _scenario(folder: Path) -> DrivingLog:
     assert file is not None
     table = _table(file, SCENARIO)
     once = {name: values[0] for name, values in table.items()}
-    steps, size = int(once["num_timestamps"]), file.stat().st_size
-    ids = list(dict.fromkeys(table["track_id"].tolist()))
-    if steps < 1 or steps * len(ids) > size:
-        raise DatasetError(f"{file}: {steps} steps of {len(ids)} tracks are not in {size} bytes")
-    if not ((table["timestep"] >= 0) & (table["timestep"] < steps)).all():
+    steps, rows_of = int(once["num_timestamps"]), _rows(table["track_id"])
+    sightings.check_size(len(rows_of), steps, str(file))
+    if steps < 1 or not ((table["timestep"] >= 0) & (table["timestep"] < steps)).all():
         raise DatasetError(f"{file}: a timestep is not within its {steps}")
     for name in ("scenario_id", "num_timestamps", "start_timestamp", "end_timestamp"):
         if (table[name] != once[name]).any():
@@ -129,20 +129,20 @@ def _scenario(folder: Path) -> DrivingLog:
     if not (abs(once["start_timestamp"]) < 2**62 and steps - 1 <= span < 2**62):
         raise DatasetError(f"{file}: its timestamps are no nanoseconds of {steps} steps")
     tracks = {}
-    for name, rows in _rows(table["track_id"]).items():
+    for name, rows in rows_of.items():
         track = {key: values[rows] for key, values in table.items()}
-        when = track["timestep"]
-        tracks[name] = _track(
-            f"{file}: track {name}",
+        seen = sightings.track(
             steps,
-            when,
-            np.stack([track["position_x"], track["position_y"], np.zeros(len(when))], axis=1),
-            track["heading"],
-            np.stack([track["velocity_x"], track["velocity_y"]], axis=1),
-            np.full(3, np.nan),
-            track["object_type"][0],
-            {"object_category": int(track["object_category"][0])},
+            track["timestep"],
+            kind=KINDS.get(track["object_type"][0].upper(), "other"),
+            position=np.stack([track["position_x"], track["position_y"], 0 * track["heading"]], 1),
+            heading=track["heading"],
+            velocity=np.stack([track["velocity_x"], track["velocity_y"]], axis=1),
+            size=np.full(3, np.nan),
+            category=track["object_type"][0],
         )
+        category = int(track["object_category"][0])
+        tracks[name] = replace(seen, properties={"object_category": category})
     observed = table["timestep"][table["observed"]]
     features, _city = _map(folder)
     return DrivingLog(
@@ -171,26 +171,22 @@ def _sensor_log(folder: Path) -> DrivingLog:
     if (missing := stamps[pose_stamps[found] != stamps]).size:
         raise DatasetError(f"{folder}: no pose at the stamp {missing[0]} of its annotations")
     rows = _rows(boxes["track_uuid"])
-    if len(stamps) * (len(rows) + 1) > file.stat().st_size:
-        raise DatasetError(
-            f"{file}: {len(stamps)} stamps of {len(rows)} tracks are not in its few bytes"
-        )
+    sightings.check_size(len(rows) + 1, len(stamps), str(file))
     seconds = (stamps - stamps[0]) * 1e-9
     rotation, origin = _frames(folder, {key: values[first[found]] for key, values in poses.items()})
     box_rotation, box_center = _frames(file, boxes)
     center = origin[at] + rotation[at].apply(box_center)
     heading = _yaw(rotation[at] * box_rotation)
     tracks = {
-        name: _track(
-            f"{file}: track {name}",
+        name: sightings.track(
             len(stamps),
             at[own],
-            center[own],
-            heading[own],
-            _velocity(center[own], seconds[at[own]]),
-            np.array([np.median(boxes[side][own]) for side in SIZE]),
-            boxes["category"][own[0]],
-            {},
+            kind=KINDS.get(boxes["category"][own[0]], "other"),
+            position=center[own],
+            heading=heading[own],
+            velocity=_velocity(center[own], seconds[at[own]]),
+            size=np.array([np.median(boxes[side][own]) for side in SIZE]),
+            category=boxes["category"][own[0]],
         )
         for name, own in rows.items()
     }
@@ -214,40 +210,6 @@ def _sensor_log(folder: Path) -> DrivingLog:
         tracks=tracks,
         map=features,
         metadata={"city": city} if city else {},
-    )
-
-
-def _track(
-    what: str,
-    steps: int,
-    when: NDArray[np.int64],
-    position: NDArray[np.float64],
-    heading: NDArray[np.float64],
-    velocity: NDArray[np.float64],
-    size: NDArray[np.float64],
-    category: str,
-    properties: Mapping[str, Any],
-) -> Track:
-    """A track of the rows of one road user, which was seen at the steps `when`."""
-    if len(np.unique(when)) < len(when):
-        raise DatasetError(f"{what} is in two places at once")
-
-    def spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        whole = np.full((steps, *values.shape[1:]), np.nan)
-        whole[when] = values
-        return whole
-
-    valid = np.zeros(steps, bool)
-    valid[when] = True
-    return Track(
-        kind=KINDS.get(category.upper(), "other"),
-        position=spread(position),
-        heading=spread(heading),
-        velocity=spread(velocity),
-        size=size,
-        valid=valid,
-        category=category,
-        properties=properties,
     )
 
 
