@@ -31,14 +31,13 @@ INTENT = "observation.intent"
 PAST, WAYPOINTS, HZ = 4, 6, 2.0
 # Seconds from now of the velocities in the slots that the paper calls acceleration and velocity.
 SLOT_TIMES = (2.0, 0.75)
-# observation.intent (0 unknown, 1 straight, 2 left, 3 right) -> one-hot of left, straight, right.
-COMMANDS = ((0.0, 1.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+LEFT, RIGHT = 2, 3  # of observation.intent
 
 SPEC = PolicySpec(
     inputs={
         STATES: TensorSpec((PAST + 1, 6)),
         HEADING: TensorSpec((PAST + 1,)),
-        INTENT: TensorSpec((), "int64", 0, 3),
+        INTENT: TensorSpec((), "int64"),
     },
     action=ActionSpec(
         2, "waypoint", (-math.inf,) * 2, (math.inf,) * 2, names=("x", "y"), unit="m"
@@ -100,14 +99,15 @@ class ADMLP(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs (B, 21) to poses (B, 7, 3): x right, y forward in m and yaw in rad, for now and
         for the six waypoints."""
-        return self.plan_head(inputs).unflatten(-1, (WAYPOINTS + 1, 3))
+        poses: torch.Tensor = self.plan_head(inputs)
+        return poses.reshape(-1, WAYPOINTS + 1, 3)
 
     def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
         """Six waypoints at 2 Hz."""
         inputs = ad_mlp_inputs(
             history[STATES][:, -1], history[HEADING][:, -1], history[INTENT][:, -1]
         )
-        poses = self(inputs.to(self.plan_head[0].weight.device))[:, 1:].cpu()
+        poses = self(inputs)[:, 1:]
         actions = torch.stack([poses[..., 1], -poses[..., 0]], -1)
         return Plan(actions=actions, dt=1 / HZ, t0=history.ticks)
 
@@ -130,7 +130,8 @@ def ad_mlp_inputs(
     Args:
         states: (B, 5, 6) x, y, vx, vy, ax, ay at 2 Hz, the newest last; x forward, y left.
         headings: (B, 5) rad relative to the last.
-        intent: (B,) int64: 0 unknown, 1 straight, 2 left, 3 right; unknown drives straight.
+        intent: (B,) int64: 1 straight, 2 left, 3 right; anything else is unknown and drives
+            straight.
 
     Returns:
         (B, 21) float32.
@@ -142,7 +143,8 @@ def ad_mlp_inputs(
         later = velocity + seconds * acceleration
         onward = (later * velocity).sum(-1, keepdim=True) > 0
         slots.append(torch.cat([_lidar_axes(later * onward), rate[:, None]], -1))
-    command = torch.tensor(COMMANDS, device=states.device)[intent]
+    left, right = intent == LEFT, intent == RIGHT
+    command = torch.stack([left, ~(left | right), right], -1)
     rows = torch.cat([_lidar_axes(states[..., :2]), headings[..., None]], -1)
     past = rows[:, -1 - PAST : -1].flip(1).flatten(1)
     return torch.cat([slots[0], command, slots[1], past], -1).float()

@@ -12,7 +12,7 @@ WAYPOINT = ActionSpec(2, "waypoint", (-math.inf,) * 2, (math.inf,) * 2, ("x", "y
 def judge(rows, hz, horizon, *, heading):
     observations = {
         "observation.ego_states": TensorSpec((rows, 6)),
-        "observation.intent": TensorSpec((), "int64", 0, 3),
+        "observation.intent": TensorSpec((), "int64"),
     }
     if heading:
         observations["observation.ego_heading"] = TensorSpec((rows,))

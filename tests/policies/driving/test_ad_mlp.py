@@ -79,7 +79,7 @@ def test_the_inputs_in_their_order():
     rows = [value for step in range(1, 5) for value in (0, -4.0 * step, 0)]
     expected = torch.tensor([0, 8, 0, *straight, 0, 8, 0, *rows])
     torch.testing.assert_close(inputs(), expected)
-    for intent, command in enumerate((straight, straight, [1, 0, 0], [0, 0, 1])):
+    for intent, command in enumerate((straight, straight, [1, 0, 0], [0, 0, 1], straight)):
         assert inputs(intent=intent)[3:6].tolist() == command
 
 
