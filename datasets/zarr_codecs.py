@@ -18,7 +18,9 @@ __all__ = ["COMPRESSORS", "check_compressor", "decode", "read_dtype", "read_fill
 COMPRESSORS = ("blosc", "zstd", "lz4", "zlib", "gzip")
 """Identifiers of the compressors that are read; null, for none, is one more."""
 
-_PLAIN = re.compile(r"[<>|]([biufcSUV][0-9]{1,9}|[mM]8\[[0-9]{0,9}[a-zA-Z]{1,2}\])")
+MAX_ITEM = 2**24
+
+_PLAIN = re.compile(r"[<>|]([biufcSUV][0-9]{1,7}|[mM]8\[[0-9]{0,9}[a-zA-Z]{1,2}\])")
 
 
 def read_dtype(given: Any, where: str) -> np.dtype[Any]:
@@ -38,8 +40,10 @@ def read_dtype(given: Any, where: str) -> np.dtype[Any]:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(f"{where}: dtype {str(given)[:80]!r} ({error})") from error
-    if dtype.hasobject or not dtype.itemsize:
-        raise DatasetError(f"{where}: dtype {str(given)[:80]!r} holds objects, or nothing")
+    if dtype.hasobject or not 0 < dtype.itemsize <= MAX_ITEM:
+        raise DatasetError(
+            f"{where}: elements of {dtype.itemsize} bytes; expected 1 to {MAX_ITEM}, and no objects"
+        )
     return dtype
 
 
@@ -70,7 +74,10 @@ def read_fill(given: Any, dtype: np.dtype[Any], where: str) -> NDArray[Any]:
         return fill
     try:
         if dtype.kind in "SV":
-            fill = np.frombuffer(base64.b64decode(given, validate=True), dtype).reshape(())
+            raw = base64.b64decode(given, validate=True)
+            if dtype.kind == "S":  # zarr leaves out the zeros at its end
+                raw = raw.ljust(dtype.itemsize, b"\0")
+            fill = np.frombuffer(raw, dtype).reshape(())
         elif dtype.kind == "U":
             fill[...] = str(given)
         elif dtype.kind in "mM":
