@@ -181,17 +181,18 @@ def _message(payload: memoryview, where: str) -> tuple[Any, Any, list[tuple[Any,
     JPEGs, each with the JPEG's span in the payload."""
     rest, spans = wire.split(payload, FRAME, where=where)
     message = protos.parse("waymo.open_dataset.E2EDFrame", rest, where=where)
-    frame, images = b"", []
+    pieces, images = [], []
     for start, stop in spans:
         rest, found = wire.split(payload[start:stop], IMAGES, where=where)
-        frame += rest
+        pieces.append(rest)
         images += [(start + a, start + b) for a, b in found]
     pictures = []
     for start, stop in images:
         rest, jpegs = wire.split(payload[start:stop], IMAGE, where=where)
         image = protos.parse("waymo.open_dataset.CameraImage", rest, where=where)
         pictures += [(image, (start + a, start + b)) for a, b in jpegs[-1:]]
-    return message, protos.parse("waymo.open_dataset.Frame", frame, where=where), pictures
+    frame = protos.parse("waymo.open_dataset.Frame", b"".join(pieces), where=where)
+    return message, frame, pictures
 
 
 def _columns(
@@ -251,7 +252,7 @@ def _cameras(
     for image, span in images:
         name = CAMERAS.get(image.name)
         if name is None or name in cameras:
-            raise DatasetError(f"{where}: two images of one camera, or of none: {name}")
+            raise DatasetError(f"{where}: two images of camera {name}, or one of no camera")
         cameras[name] = Camera(
             f"{where}, camera {name}", path, record, span, calibrations.get(image.name)
         )
