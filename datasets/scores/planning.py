@@ -191,7 +191,7 @@ def _pool_hits(
     """Columns of hits, where the recorded vehicle does not hit something itself."""
     counted = _counted(valid, rules, switches)
     if "filtered_as_free" not in switches:
-        counted = counted & ~recorded
+        counted = counted & ~(recorded & valid)
     return pool((hits & ~recorded & valid).astype(np.float64), counted, rules.pooling)
 
 
