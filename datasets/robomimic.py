@@ -87,24 +87,28 @@ def read(
         file = h5py.File(path, "r")
     except OSError as error:
         raise DemonstrationError(f"{path} is no readable HDF5 file ({error})") from error
-    wanted = None if keys is None else list(keys)
     with file:
-        if not isinstance(file.get("data"), h5py.Group):
-            raise DemonstrationError(
-                f"{path} holds {sorted(file)}; a robomimic file holds its episodes under 'data'"
-            )
-        names = _names(file, mask, path)
         try:
-            groups = [file["data"][name] for name in names]
-            lazy = sum(_image_bytes(group, wanted) for group in groups) > IMAGES_IN_MEMORY
-            return [
-                _read_one(group, wanted, f"{path}:{name}", path if lazy else None)
-                for name, group in zip(names, groups, strict=True)
-            ]
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, DemonstrationError):
-                raise
+            return _read_all(file, None if keys is None else list(keys), mask, path)
+        except DemonstrationError:
+            raise
+        except (KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise DemonstrationError(f"{path} is damaged ({error})") from error
+
+
+def _read_all(
+    file: h5py.File, keys: list[str] | None, mask: str | None, path: Path
+) -> list[Demonstration]:
+    if not isinstance(file.get("data"), h5py.Group):
+        raise DemonstrationError(
+            f"{path} holds {sorted(file)}; a robomimic file holds its episodes under 'data'"
+        )
+    groups = {name: file["data"][name] for name in _names(file, mask, path)}
+    lazy = sum(_image_bytes(group, keys) for group in groups.values()) > IMAGES_IN_MEMORY
+    return [
+        _read_one(group, keys, f"{path}:{name}", path if lazy else None)
+        for name, group in groups.items()
+    ]
 
 
 class StoredFrames(LazyFrames):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from safetensors.numpy import load_file
 
 from fastloop.datasets.demonstration import Demonstration, is_image
 from fastloop.datasets.errors import DatasetError
-from fastloop.datasets.lerobot.info import read_json
 
 __all__ = ["QUANTILES", "Running", "Statistics", "compute", "read"]
 
@@ -147,7 +147,7 @@ def read(path: str | Path) -> dict[str, dict[str, NDArray[np.float64]]]:
                 (name.rpartition("/")[0], name.rpartition("/")[2]): v for name, v in named.items()
             }
         else:
-            facts = read_json(path)
+            facts = json.loads(path.read_text(encoding="utf-8"))
             flat = {(key, name): v for key, of in facts.items() for name, v in of.items()}
         for (key, name), value in flat.items():
             numbers = np.asarray(value)
@@ -155,14 +155,8 @@ def read(path: str | Path) -> dict[str, dict[str, NDArray[np.float64]]]:
                 raise ValueError(f"{name} of {key!r} is not of numbers")
             found.setdefault(key, {})[name] = numbers.astype(np.float64)
     except (
-        AttributeError,
-        OSError,
-        OverflowError,
-        SafetensorError,
-        TypeError,
+        AttributeError, OSError, OverflowError, RecursionError, SafetensorError, TypeError,
         ValueError,
-    ) as error:
-        if isinstance(error, DatasetError):
-            raise
+    ) as error:  # fmt: skip
         raise DatasetError(f"{path} holds no statistics: {error}") from error
     return found

@@ -315,8 +315,8 @@ def _av() -> Any:
 
 
 def _stream(container: Any, path: str | Path) -> Any:
-    if not container.streams.video:
-        raise DatasetError(f"{path} holds no video")
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        raise DatasetError(f"{path} holds no video of a known kind")
     return container.streams.video[0]
 
 

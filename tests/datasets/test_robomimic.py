@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -12,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastloop.datasets import robomimic
 from fastloop.datasets.demonstration import Demonstration, DemonstrationError
+from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.robomimic import read, write
 
 
@@ -99,6 +103,53 @@ def test_damage_is_named(tmp_path: Path) -> None:
         read(tmp_path / "other.hdf5")
     with pytest.raises(DemonstrationError, match="3 frames for 2 actions"):
         Demonstration({"x": np.zeros((3, 1))}, np.zeros((2, 1), np.float32))
+
+
+def test_large_images_stay_in_the_file(tmp_path: Path, monkeypatch) -> None:
+    made = [demonstration(5, seed) for seed in range(3)]
+    path = write(tmp_path / "demos.hdf5", made, env_args={})
+    monkeypatch.setattr(robomimic, "IMAGES_IN_MEMORY", 2 * 5 * 48)
+    found = read(path)
+    for ours, theirs in zip(made, found, strict=True):
+        images = theirs.observations["observation.images.top"]
+        assert isinstance(images, robomimic.StoredFrames)
+        assert isinstance(theirs.observations["observation.state"], np.ndarray)
+        expected = ours.observations["observation.images.top"]
+        for index in (0, slice(1, 4), np.array([3, 0, 0, -1])):
+            np.testing.assert_array_equal(images[index], expected[index])
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            np.testing.assert_array_equal(pool.map(images.__getitem__, [2])[0], expected[2])
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(DemonstrationError, match=r"demos\.hdf5 is damaged"):
+        images[0]
+
+
+def test_a_raw_recording_of_robosuite_says_what_to_do(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        file["data/demo_1/actions"] = np.zeros((2, 7))
+        file["data/demo_1/states"] = np.zeros((2, 30))
+    with pytest.raises(DemonstrationError, match=r"raw recording .* dataset_states_to_obs"):
+        read(tmp_path / "demo.hdf5")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("whole") / "a.hdf5", [demonstration(3)], env_args={})
+
+
+@settings(max_examples=30)
+@given(
+    kind=st.sampled_from(["flip", "cut", "insert"]), where=st.floats(0, 1, exclude_max=True),
+    noise=st.binary(min_size=1, max_size=8),
+)  # fmt: skip
+def test_a_damaged_file_is_data_or_a_fault(whole, kind, where, noise, tmp_path_factory) -> None:
+    data = whole.read_bytes()
+    path = tmp_path_factory.mktemp("damaged") / "demos.hdf5"
+    at = int(where * len(data))
+    rest = b"" if kind == "cut" else noise + data[at + (len(noise) if kind == "flip" else 0) :]
+    path.write_bytes(data[:at] + rest)
+    with suppress(DatasetError):
+        assert all(len(one) == len(one.actions) for one in read(path))
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:

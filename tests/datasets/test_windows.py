@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastloop.datasets.windows import Windows
+from fastloop.datasets.demonstration import LazyFrames
+from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.windows import Batches, Windows
 
 LENGTHS = st.lists(st.integers(1, 7), min_size=1, max_size=5)
 
@@ -121,3 +123,72 @@ def test_a_missing_observation_lists_what_there_is():
         Windows.of(demonstrations([3]), ["state", "image"], n_obs_steps=1, horizon=2)
     with pytest.raises(ValueError, match="no demonstration"):
         Windows.of([], ["state"], n_obs_steps=1, horizon=2)
+
+
+class Stored(LazyFrames):
+    """Frames that could be in a file; those above `whole` are damaged."""
+
+    def __init__(self, frames, whole=10**6):
+        super().__init__(frames.shape, frames.dtype)
+        self.frames = frames
+        self.whole = whole
+
+    def read(self, places):
+        if places[-1] >= self.whole:
+            raise DatasetError("frame 3 is damaged")
+        return self.frames[places]
+
+
+def stored(lengths, whole=10**6):
+    made = demonstrations(lengths)
+    for one in made:
+        one.observations["lazy"] = Stored(one.observations["state"], whole)
+    return Windows.of(made, ["state", "lazy"], n_obs_steps=3, horizon=4)
+
+
+@given(lengths=LENGTHS, data=st.data())
+def test_frames_in_files_are_cut_like_those_in_memory(lengths, data):
+    windows = stored(lengths)
+    assert windows.lazy
+    assert not cut(lengths).lazy
+    ticks = data.draw(st.lists(st.integers(0, len(windows) - 1), max_size=9))
+    samples = windows.gather(torch.tensor(ticks, dtype=torch.int64))
+    assert torch.equal(samples["lazy"], samples["state"])
+    assert samples["lazy"].shape == (len(ticks), 3, 1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(num_workers):
+    windows = stored([9, 4, 7])
+    batches = Batches(windows, 8, 5, num_workers=num_workers)
+    torch.manual_seed(3)
+    expected_noise = torch.rand(1)
+    torch.manual_seed(3)
+    for step in (0, 1, 2, 3, 40, 41, 2):
+        batch = batches(step)
+        for key, value in windows.batch(step, 8, 5).items():
+            assert torch.equal(batch[key], value)
+    assert torch.equal(torch.rand(1), expected_noise)  # dropout draws what it would have drawn
+
+
+def test_a_fault_in_a_worker_is_a_fault_here():
+    with pytest.raises(DatasetError, match="frame 3 is damaged"):
+        Batches(stored([9], whole=3), 9, 0, num_workers=1)(0)
+
+
+def test_strides():
+    made = demonstrations([8])
+    windows = Windows.of(made, ["state"], n_obs_steps=2, horizon=4, stride=3)
+    sample = windows.gather(torch.tensor([4]))
+    assert sample["state"][0, :, 0].tolist() == [1, 4]
+    assert (-sample["action"][0, :, 0]).tolist() == [1, 4, 7, 7]
+
+
+def test_demonstrations_without_actions_or_of_different_shape_are_refused():
+    made = demonstrations([3, 2])
+    made[1].observations["state"] = np.zeros((2, 5), np.float32)
+    with pytest.raises(ValueError, match=r"state differs in shape between demonstrations"):
+        Windows.of(made, ["state"], n_obs_steps=1, horizon=2)
+    seen = SimpleNamespace(observations={}, actions=np.zeros((4, 0), np.float32))
+    with pytest.raises(ValueError, match="no actions, so there is nothing to imitate"):
+        Windows.of([seen], [], n_obs_steps=1, horizon=2)
