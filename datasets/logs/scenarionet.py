@@ -54,7 +54,9 @@ FEATURES = {
 }  # fmt: skip
 FEATURE_TYPES = {kind: word for word, kind in reversed(FEATURES.items())}
 POLYGONS = ("ROAD_EDGE_SIDEWALK", "CROSSWALK")  # of which MetaDrive insists on a polygon
-OWN = "FASTLOOP_"  # before the kinds that MetaDrive has no word for, and passes over
+OWN = "fastloop"  # in the metadata: what a scenario has no place for
+RESERVED = ("dataset", "sdc_id", "ts", OWN)
+OWN_TYPE = "FASTLOOP_"  # before the kinds that MetaDrive has no word for, and passes over
 UNNAMED = "unnamed_"
 # What a log says in other words.
 FEATURE_KEYS = ("type", "category", "polyline", "polygon", "polygon_z", "position")
@@ -122,43 +124,44 @@ def _files(path: Path, on_fault: OnFault) -> list[Path]:
 
 def _log(scenario: Any) -> DrivingLog:
     metadata = dict(scenario["metadata"])
+    own = dict(metadata.pop(OWN, {}))
     name = str(scenario["id"])
     source = str(metadata.pop("dataset", "scenarionet"))
     frame = f"map of {metadata['map']}" if "map" in metadata else f"world of {source}"
     times = _numbers(metadata.pop("ts"), (-1,)) * 1e9
-    if not (np.abs(times) < 2**62).all():
+    start = own.get("start_ns", 0)
+    if not (np.abs(times) < 2**62).all() or type(start) is not int or abs(start) >= 2**62:
         raise DatasetError("its times are no seconds")
-    start = metadata.pop("start_ns", 0)
-    if type(start) is not int or abs(start) >= 2**62:
-        raise DatasetError(f"it starts at {start!r:.50}, which are no nanoseconds")
     steps = len(times)
-    signals = dict(metadata.pop("signals", {}))
+    signals = dict(own.get("signals", {}))
     signals |= [_signal(*item, steps) for item in scenario["dynamic_map_states"].items()]
     ego = metadata.pop("sdc_id", None)
     metadata["version"] = scenario.get("version", VERSION)
-    log = DrivingLog(
+    defaults = _defaults(name)
+    metadata = {k: v for k, v in metadata.items() if not _is_default(k, v, defaults)}
+    return DrivingLog(
         name=name,
         source=source,
-        frame=str(metadata.pop("frame", frame)),
+        frame=str(own.get("frame", frame)),
         stamps=np.round(times).astype(np.int64) + start,
         ego=None if ego is None else str(ego),
         tracks={str(key): _track(track, steps) for key, track in scenario["tracks"].items()},
         map=tuple(_feature(str(key), f) for key, f in scenario["map_features"].items()),
         signals=signals,
-        metadata=metadata,
+        metadata=metadata | own.get("metadata", {}),
     )
-    for key, value in _defaults(log).items():
-        if type(metadata.get(key)) is type(value) and metadata[key] == value:
-            del metadata[key]
-    return log
 
 
-def _defaults(log: DrivingLog) -> dict[str, Any]:
-    """What a scenario must say, and a log need not."""
+def _defaults(name: str) -> dict[str, Any]:
+    """What the metadata of a scenario must say, and a log need not."""
     return {
-        "version": VERSION, "coordinate": "metadrive", "metadrive_processed": False,
-        "id": log.name, "scenario_id": log.name,
+        "version": VERSION, "coordinate": "metadrive", "metadrive_processed": False, "id": name,
+        "scenario_id": name,
     }  # fmt: skip
+
+
+def _is_default(key: str, value: Any, defaults: Mapping[str, Any]) -> bool:
+    return key in defaults and type(value) is type(defaults[key]) and value == defaults[key]
 
 
 def _track(track: Mapping[str, Any], steps: int) -> Track:
@@ -195,7 +198,7 @@ def _median(sizes: NDArray[np.float64]) -> float:
 
 def _feature(key: str, feature: Mapping[str, Any]) -> MapFeature:
     word = str(feature["type"])
-    own = word.removeprefix(OWN).lower()
+    own = word.removeprefix(OWN_TYPE).lower()
     outline, area = None, False
     if "polyline" in feature:
         points = _in_space(_numbers(feature["polyline"], (len(feature["polyline"]), -1)))
@@ -206,7 +209,7 @@ def _feature(key: str, feature: Mapping[str, Any]) -> MapFeature:
     else:
         points = _in_space(_numbers(feature["position"], (1, -1)))
     return MapFeature(
-        kind=FEATURES.get(word, own if word.startswith(OWN) else "other"),
+        kind=FEATURES.get(word, own if word.startswith(OWN_TYPE) else "other"),
         points=points,
         area=area,
         properties={k: v for k, v in feature.items() if k not in FEATURE_KEYS},
@@ -286,15 +289,24 @@ def to_scenario(log: DrivingLog, *, ego: str | None = None) -> dict[str, Any]:
         )
     lights = {k: v for k, v in log.signals.items() if isinstance(v, Signal)}
     others = {k: v for k, v in log.signals.items() if k not in lights}
+    defaults = _defaults(log.name)
+    hidden = {
+        key: value
+        for key, value in log.metadata.items()
+        if key in RESERVED or _is_default(key, value, defaults)
+    }
     metadata = {
-        **_defaults(log),
+        **defaults,
         **plain(log.metadata),
         "dataset": log.source,
-        "frame": log.frame,
         "sdc_id": ego,
         "ts": (log.stamps - log.stamps[:1]) * 1e-9,
-        "start_ns": int(log.stamps[0]) if len(log) else 0,
-        **({"signals": plain(others)} if others else {}),
+        OWN: {
+            "frame": log.frame,
+            "start_ns": int(log.stamps[0]) if len(log) else 0,
+            "signals": plain(others),
+            "metadata": plain(hidden),
+        },
     }
     return {
         "id": log.name,
@@ -341,9 +353,9 @@ def _write_track(key: str, track: Track) -> dict[str, Any]:
 def _write_feature(feature: MapFeature) -> dict[str, Any]:
     word = feature.category
     if FEATURES.get(word) != feature.kind:
-        word = FEATURE_TYPES.get(feature.kind, OWN + feature.kind.upper())
+        word = FEATURE_TYPES.get(feature.kind, OWN_TYPE + feature.kind.upper())
     if (word in POLYGONS and not feature.area) or (feature.kind == "lane" and feature.area):
-        word = OWN + feature.kind.upper()
+        word = OWN_TYPE + feature.kind.upper()
     written = {**plain(feature.properties), "type": word}
     if word != feature.category:
         written["category"] = feature.category
