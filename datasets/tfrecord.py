@@ -36,8 +36,9 @@ def records(
     nothing says where the next record would be.
 
     Args:
-        path: of one file; memory is taken only for what is looked at.
-        verify: whether payloads are checked; lengths always are.
+        path: of one file.
+        verify: whether payloads are checked; lengths always are. Without it only what is looked at
+            is read from disk, and nothing ahead of it.
         on_fault: told of each fault, with the file and the offset of the record.
 
     Yields:
@@ -47,7 +48,7 @@ def records(
         DatasetError: where the file cannot be opened, and by `raise_fault`.
         MissingExtraError: without google-crc32c.
     """
-    file = _mapped(path)
+    file = _mapped(path, whole=verify)
     offset = 0
     while offset < len(file):
         try:
@@ -72,12 +73,12 @@ def read(
         path: of one file.
         offset: of the record, as `records` gives it.
         length: of the payload, where it is known, to notice a file that was replaced.
-        verify: whether the payload is checked; the length always is.
+        verify: as for `records`.
 
     Raises:
         DatasetError: where there is no such record, or a damaged one.
     """
-    file = _mapped(path)
+    file = _mapped(path, whole=verify)
     there = _length(path, file, offset)
     if length not in (None, there):
         raise DatasetError(
@@ -108,14 +109,20 @@ def write(path: str | Path, payloads: Iterable[bytes]) -> Path:
     return path
 
 
-def _mapped(path: str | Path) -> NDArray[np.uint8]:
-    """The bytes of a file. An array, because google_crc32c takes one, and no view, without a copy;
-    and a slice of the map itself would be a copy."""
+def _mapped(path: str | Path, *, whole: bool) -> NDArray[np.uint8]:
+    """The bytes of a file, of which `whole` records will be read, or bits here and there.
+
+    An array, because google_crc32c takes one, and no view, without a copy; and a slice of the map
+    itself would be a copy.
+    """
     try:
         with open(path, "rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 return np.empty(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            bytes_there = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if not whole and hasattr(mmap, "MADV_RANDOM"):
+                bytes_there.madvise(mmap.MADV_RANDOM)
+            return np.frombuffer(bytes_there, np.uint8)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror})") from error
 
@@ -128,7 +135,7 @@ def _length(path: str | Path, file: NDArray[np.uint8], offset: int) -> int:
             f"{path} at byte {offset}: a record is cut off; {max(left, 0)} bytes are left of its "
             f"{HEAD.size} byte header"
         )
-    length, crc = HEAD.unpack_from(file, offset)
+    length, crc = HEAD.unpack_from(file.data, offset)
     if crc != _masked_crc(file[offset : offset + 8]):
         hint = "; is this a TFRecord file, and not compressed?" if offset == 0 else ""
         raise DatasetError(
@@ -146,7 +153,9 @@ def _payload(
     path: str | Path, file: NDArray[np.uint8], offset: int, length: int, verify: bool
 ) -> memoryview:
     payload = file[offset + HEAD.size : offset + HEAD.size + length]
-    if verify and TAIL.unpack_from(file, offset + HEAD.size + length)[0] != _masked_crc(payload):
+    if verify and TAIL.unpack_from(file.data, offset + HEAD.size + length)[0] != _masked_crc(
+        payload
+    ):
         raise DatasetError(
             f"{path} at byte {offset}: a record of {length} bytes fails its checksum"
         )
@@ -154,5 +163,5 @@ def _payload(
 
 
 def _masked_crc(data: bytes | NDArray[np.uint8]) -> int:
-    crc = extras.require("google_crc32c", extra="data").value(data)
+    crc: int = extras.require("google_crc32c", extra="data").value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -37,8 +37,8 @@ class WodE2E:
 
     With the reference ``top_rated`` its samples are the frames that people rated (one of each
     sequence of ``val``); with ``log`` those whose future is known, and RFS is of the rated ones
-    among them; with ``none`` all of them, to plan for a submission of ``test``. Frames are read and checked when they are asked for, so the folder may be larger
-    than memory.
+    among them; with ``none`` all of them, to plan for a submission of ``test``. Frames are read and
+    checked when they are asked for, so the folder may be larger than memory.
     """
 
     name: str
@@ -190,14 +190,15 @@ class WodE2E:
             return {}
         chosen = [self._frame(key) for key in keys]
         references = [self._reference(frame) for frame in chosen]
-        rated = [n for n, frame in enumerate(chosen) if frame.scores is not None]
+        scores = {n: frame.scores for n, frame in enumerate(chosen) if frame.scores is not None}
+        rated = list(scores)
         rfs = np.full(len(keys), np.nan)
         if rated:
             rfs[rated] = rater_feedback_score(
                 plans[rated, None],
                 np.ones((len(rated), 1)),
                 [chosen[n].raters for n in rated],
-                [chosen[n].scores for n in rated],
+                list(scores.values()),
                 np.array([chosen[n].speed for n in rated]),
             )["rater_feedback_score"]
         return {
@@ -237,12 +238,13 @@ class WodE2E:
         """The lowest RFS first; frames that nobody rated follow, the largest displacement first."""
         if self.reference == "none":
             return np.arange(len(keys))
-        return np.lexsort((-np.asarray(columns["ade_5s"]), np.asarray(columns["rfs"])))
+        order: NDArray[np.int64] = np.lexsort((-columns["ade_5s"], columns["rfs"]))
+        return order
 
     def moment(self, key: str) -> Moment:
         """Frame `key`: the way there, the way on, the rated trajectories, the front camera."""
         frame = self._frame(key)
-        scores = [] if frame.scores is None else frame.scores
+        scores = () if frame.scores is None else frame.scores
         front = frame.cameras.get("front")
         return Moment(
             title=f"sequence {frame.sequence}, frame {frame.index}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -263,6 +264,6 @@ def _numbers(values: Any, shape: tuple[int, ...], what: str) -> NDArray[np.float
     if not len(values):
         return None
     numbers = np.array(values, np.float64)
-    if numbers.size != np.prod(shape) or not np.isfinite(numbers).all():
+    if numbers.size != math.prod(shape) or not np.isfinite(numbers).all():
         raise DatasetError(f"{what} has {numbers.size} numbers, expected {shape} finite ones")
     return numbers.reshape(shape)

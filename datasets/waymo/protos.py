@@ -65,7 +65,7 @@ def _pool() -> tuple[Any, list[str]]:
     names = []
     for package, content in yaml.safe_load(MESSAGES.read_text("utf-8")).items():
         file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package)
-        by_name = {}
+        by_name: dict[str, Any] = {}
 
         def message(name: str, file: Any = file, by_name: dict[str, Any] = by_name) -> Any:
             if name not in by_name:

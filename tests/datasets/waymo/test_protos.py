@@ -45,8 +45,9 @@ def test_fields_are_those_of_the_official_descriptors(official):
             continue
         for field in protos.messages(f"waymo.open_dataset.{name}").DESCRIPTOR.fields:
             other = theirs.fields_by_name[field.name]
-            for fact in ("number", "type", "has_presence", "is_packed"):
+            for fact in ("number", "type", "has_presence"):
                 assert getattr(field, fact) == getattr(other, fact), (name, field.name, fact)
+            assert field.GetOptions().packed == other.GetOptions().packed, (name, field.name)
             for kind in ("message_type", "enum_type", "containing_oneof"):
                 ours, official_kind = getattr(field, kind), getattr(other, kind)
                 assert (ours and ours.full_name) == (official_kind and official_kind.full_name)
