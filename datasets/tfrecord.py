@@ -35,6 +35,8 @@ def records(
     that fails its own, or points behind the end of the file, is a fault that ends the file, for
     nothing says where the next record would be.
 
+    The file must not be made shorter while a payload is in use.
+
     Args:
         path: of one file.
         verify: whether payloads are checked; lengths always are. Without it only what is looked at
