@@ -1,8 +1,8 @@
 """Zarr stores of format 2, read a piece at a time.
 
-Follows the zarr storage specification, version 2: a ``.zgroup`` or ``.zarray`` file of JSON for each
-node and one file for each chunk, in a folder or a zip. Structured types with sub-array fields are
-read, which zarr 3 does not do.
+Follows the zarr storage specification, version 2: a ``.zgroup`` or ``.zarray`` file of JSON for
+each node and one file for each chunk, in a folder or a zip. Structured types with sub-array fields
+are read, which zarr 3 does not do.
 """
 
 from __future__ import annotations
@@ -223,7 +223,9 @@ class Array:
         if data is None:
             raise DatasetError(f"{where} has vanished")
         decoded = zarr_codecs.decode(data, self._compressor, nbytes, where)
-        return np.frombuffer(decoded, self.dtype).reshape(self.chunks, order=self._order)
+        chunk = np.frombuffer(decoded, self.dtype).reshape(self.chunks, order=self._order)
+        zarr_codecs.check_text(chunk, where)
+        return chunk
 
     def _check_size(self, shape: Any, stored: int, what: str) -> int:
         nbytes = math.prod(shape) * self.dtype.itemsize

@@ -80,7 +80,7 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
     """
     path = Path(path)
     many = path.is_dir() and not (path / ".zgroup").is_file()
-    stores = sorted(path.glob("*.zarr*")) if many else [path]
+    stores = sorted(path.glob("?*.zarr*")) if many else [path]
     if not stores:
         on_fault(DatasetError(f"{path} holds no .zarr store"))
     for store in stores:
@@ -134,7 +134,7 @@ def _read_scene(arrays: Mapping[str, zarr_v2.Array], scene: Any, where: str) -> 
             signals=signals,
             metadata={"host": host, "start_ns": start},
         )
-    except ValueError as error:  # DatasetError, or text that is no Unicode
+    except DatasetError as error:
         raise DatasetError(f"{where}: {error}") from error
 
 

@@ -122,6 +122,15 @@ def test_structures_with_arrays_in_them(tmp_path):
     assert read[3]["id"] == "d"
 
 
+@pytest.mark.parametrize("dtype", ["<U2", ">U2", [["deep", [["text", "<U1", [2]]]]]])
+def test_text_that_is_no_unicode(tmp_path, dtype):
+    for index, code in enumerate((b"\xff\xff\xff\xff", b"a\0\0a")):
+        files = {"0": bytes(8) + code + bytes(20)}
+        folder = store_with(tmp_path / f"{index}.zarr", files, dtype=dtype, fill_value=None)
+        with pytest.raises(DatasetError, match="no Unicode"):
+            zarr_v2.open(folder).array("a")[:]
+
+
 def test_an_array_without_axes(tmp_path):
     root = zarr.create_group(tmp_path / "s.zarr", zarr_format=2)
     root.create_array("a", shape=(), dtype="<i4")[...] = 7
@@ -217,7 +226,7 @@ def test_keys_that_are_no_rows(tmp_path):
         ({"fill_value": "x"}, "does not fit"),
         ({"fill_value": [1]}, "does not fit"),
         ({"fill_value": "nan", "dtype": "<f4"}, "does not fit"),
-        ({"fill_value": "AAA=", "dtype": "|S4"}, "does not fit"),
+        ({"fill_value": "AAAAAAAAAAA=", "dtype": "|S4"}, "does not fit"),
         ({"order": "Z"}, "expected C or F"),
         ({"dimension_separator": "0"}, "expected C or F"),
         ({"filters": [{"id": "vlen-utf8"}]}, "vlen-utf8"),
