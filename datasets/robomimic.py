@@ -18,6 +18,7 @@ from fastloop.datasets.demonstration import Demonstration, DemonstrationError, L
 __all__ = ["StoredFrames", "read", "write"]
 
 IMAGES_IN_MEMORY = 2**30  # bytes
+MOST_COMPRESSED = 2000  # times; a made-up size must not take all memory
 RAW = (
     "; it is a raw recording of robosuite, with simulator states alone: make its observations with "
     "robomimic's dataset_states_to_obs.py"
@@ -226,6 +227,10 @@ def _array(dataset: h5py.Dataset | h5py.Group, where: str) -> NDArray[Any]:
         kind = "a group" if isinstance(dataset, h5py.Group) else str(dataset.dtype)
         raise DemonstrationError(
             f"{where}: {dataset.name} is {kind}; an array of numbers is expected"
+        )
+    if dataset.nbytes > MOST_COMPRESSED * dataset.id.get_storage_size():
+        raise DemonstrationError(
+            f"{where}: {dataset.name} says that it has {dataset.nbytes} bytes; the file has not"
         )
     values: NDArray[Any] = dataset[:]
     return values

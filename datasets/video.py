@@ -276,6 +276,7 @@ class VideoWriter:
         self.path = path
         self.shape = shape
         self.frames = 0
+        self.size = 0  # bytes so far
         self.rate = Fraction(fps).limit_denominator(1001)
         with _quiet():
             self.container = av.open(str(path), "w", format="mp4")
@@ -293,7 +294,7 @@ class VideoWriter:
                 )
                 frame.pts, frame.time_base = self.frames, 1 / self.rate
                 self.frames += 1
-                self.container.mux(self.stream.encode(frame))
+                self._mux(frame)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -306,8 +307,13 @@ class VideoWriter:
     ) -> None:
         with _quiet():
             if kind is None:
-                self.container.mux(self.stream.encode(None))
+                self._mux(None)
             self.container.close()
+
+    def _mux(self, frame: Any) -> None:
+        for packet in self.stream.encode(frame):
+            self.size += packet.size
+            self.container.mux(packet)
 
 
 def _av() -> Any:

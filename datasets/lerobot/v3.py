@@ -72,7 +72,7 @@ def _rows(root: Path, info: Info, number: int, facts: dict[str, Any], data: Any)
         file_index=facts["data/file_index"],
     )
     table, places = data(path)
-    place = places.get(number, slice(0))
+    place = places.get(number, slice(0, 0))
     if place.stop - place.start != facts["length"]:
         raise DatasetError(
             f"{where}: {path} has {place.stop - place.start} rows of it, expected {facts['length']}"

@@ -227,24 +227,23 @@ class _Files:
         self.suffix = suffix
         self.size = size_mb * 2**20
         self.number = -1
-        self.path: Path | None = None
 
     @property
     def place(self) -> tuple[int, int]:
         """Chunk and file index."""
         return divmod(self.number, FILES_A_FOLDER)
 
-    def full(self) -> bool:
-        """Whether the next episode goes to another file."""
-        return self.path is None or self.path.stat().st_size >= self.size
+    def full(self, size: int) -> bool:
+        """Whether the next episode goes to another file than one of `size` bytes."""
+        return size >= self.size
 
     def next(self) -> Path:
         """The path of another file."""
         self.number += 1
         chunk, file = self.place
-        self.path = self.folder / f"chunk-{chunk:03d}" / f"file-{file:03d}{self.suffix}"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.path
+        path = self.folder / f"chunk-{chunk:03d}" / f"file-{file:03d}{self.suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 class _DataFiles:
@@ -258,15 +257,17 @@ class _DataFiles:
         self.schema = schema.data(self.columns)
         self.stack = stack
         self.open: Any = None
+        self.path = root
 
     def add(self, columns: dict[str, Frames], length: int) -> tuple[int, int]:
         """Write the rows of an episode; chunk and file index of where they are."""
         pa = require("pyarrow", extra="data")
-        if self.files.full():
+        if self.open is None or self.files.full(self.path.stat().st_size):
             if self.open:
                 self.open.close()
             pq = require("pyarrow.parquet", extra="data")
-            self.open = self.stack.enter_context(pq.ParquetWriter(self.files.next(), self.schema))
+            self.path = self.files.next()
+            self.open = self.stack.enter_context(pq.ParquetWriter(self.path, self.schema))
         arrays = [
             schema.images(_pictures(columns[key]), key)
             if feature.is_image
@@ -294,7 +295,7 @@ class _VideoFiles:
 
     def add(self, frames: Frames) -> dict[str, Any]:
         """Write the frames of an episode; the episode's columns about it."""
-        if self.open is None or self.files.full():
+        if self.open is None or self.files.full(self.open.size):
             self.current.close()
             path = self.files.next()
             self.current = self.stack.enter_context(contextlib.ExitStack())
