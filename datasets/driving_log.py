@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -212,3 +212,49 @@ class DrivingLog(_Comparable):
 
     def __len__(self) -> int:
         return len(self.stamps)
+
+    def at(self, stamps: NDArray[np.int64]) -> DrivingLog:
+        """This log at other stamps, for instance of another rate.
+
+        Poses and velocities are interpolated in a straight line between the two stamps about each
+        new one, at both of which a track must have been seen; a signal shows what it showed last.
+        What the source tells stamp by stamp beside them (``state`` of a track, signals that are no
+        `Signal`) is left out.
+
+        Args:
+            stamps: (N,) int64 ns, rising, within those of the log.
+
+        Raises:
+            DatasetError: where they are not.
+        """
+        if not (len(stamps) and len(self)) or not (
+            self.stamps[0] <= stamps.min() and stamps.max() <= self.stamps[-1]
+        ):
+            raise DatasetError(f"{self.name}: stamps must be within those of the log")
+        before = np.searchsorted(self.stamps, stamps, side="right") - 1
+        after = np.minimum(before + (stamps > self.stamps[before]), len(self) - 1)
+        span = np.maximum(self.stamps[after] - self.stamps[before], 1)
+        share = ((stamps - self.stamps[before]) / span)[:, None]
+
+        def moved(track: Track) -> Track:
+            turn = track.heading[after] - track.heading[before]
+            turn = (turn + np.pi) % (2 * np.pi) - np.pi
+            return replace(
+                track,
+                position=track.position[before] * (1 - share) + track.position[after] * share,
+                heading=track.heading[before] + turn * share[:, 0],
+                velocity=track.velocity[before] * (1 - share) + track.velocity[after] * share,
+                valid=track.valid[before] & track.valid[after],
+                properties={k: v for k, v in track.properties.items() if k != "state"},
+            )
+
+        return replace(
+            self,
+            stamps=stamps,
+            tracks={key: moved(track) for key, track in self.tracks.items()},
+            signals={
+                key: replace(signal, states=tuple(signal.states[i] for i in before))
+                for key, signal in self.signals.items()
+                if isinstance(signal, Signal)
+            },
+        )
