@@ -118,7 +118,9 @@ class _StoredFrames(LazyFrames):
     def read(self, places: NDArray[np.int64]) -> NDArray[Any]:
         array = _array(self._path, self._key, os.getpid())
         runs = np.split(places + self._start, np.flatnonzero(np.diff(places) != 1) + 1)
-        frames = np.concatenate([array[int(run[0]) : int(run[-1]) + 1] for run in runs])
+        frames: NDArray[Any] = np.concatenate(
+            [array[int(run[0]) : int(run[-1]) + 1] for run in runs]
+        )
         if not self._images:
             return frames
         if not ((frames >= 0) & (frames <= 255)).all():

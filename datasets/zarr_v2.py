@@ -11,7 +11,7 @@ import itertools
 import math
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from types import EllipsisType
@@ -227,7 +227,7 @@ class Array:
         zarr_codecs.check_text(chunk, where)
         return chunk
 
-    def _check_size(self, shape: Any, stored: int, what: str) -> int:
+    def _check_size(self, shape: Iterable[int], stored: int, what: str) -> int:
         nbytes = math.prod(shape) * self.dtype.itemsize
         if nbytes > FREE + DENSEST * stored:
             raise DatasetError(

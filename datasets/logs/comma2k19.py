@@ -17,7 +17,7 @@ import math
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,12 +167,7 @@ def _array(path: Path, shape: tuple[int, int] | None) -> NDArray[np.float64]:
         if not path.is_file():
             raise DatasetError(f"{path} is missing")
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            found, fortran, dtype = header(file)
+            found, fortran, dtype = _header(file)
             nbytes = path.stat().st_size - file.tell()
             if (
                 min(found, default=0) < 0
@@ -196,6 +191,13 @@ def _array(path: Path, shape: tuple[int, int] | None) -> NDArray[np.float64]:
     if shape is not None and values.shape != shape:
         raise DatasetError(f"{path} is of shape {found}; expected {shape}")
     return values
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    form: Any = np.lib.format
+    readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = readers[form.read_magic(file)](file)
+    return header
 
 
 def _forward(quaternions: NDArray[np.float64]) -> NDArray[np.float64]:

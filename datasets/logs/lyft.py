@@ -103,11 +103,11 @@ def _arrays(root: zarr_v2.Group, store: Path) -> dict[str, zarr_v2.Array]:
         if array.ndim != 1:
             raise DatasetError(f"{store}: {name} is of shape {array.shape}, expected (N,)")
         for field, (kinds, shape) in _FIELDS[name].items():
-            found = (array.dtype.fields or {}).get(field)
-            if found is None or found[0].base.kind not in kinds or found[0].shape != shape:
+            found = array.dtype[field] if field in (array.dtype.names or ()) else None
+            if found is None or found.base.kind not in kinds or found.shape != shape:
                 raise DatasetError(
-                    f"{store}: {field!r} of {name} is {found and found[0]}; expected a number or "
-                    f"word of kind {kinds} and shape {shape}"
+                    f"{store}: {field!r} of {name} is {found}; expected a number or word of kind "
+                    f"{kinds} and shape {shape}"
                 )
     return arrays
 
