@@ -48,7 +48,7 @@ def read_rows(path: Path, fields: Mapping[str, Any], block: int = BLOCK) -> Iter
             body = text[:cut].rstrip().removesuffix(b",") + b"]" if more else text
             try:
                 rows = reader.decode(opening + body)
-            except (msgspec.MsgspecError, RecursionError) as error:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 if more and "truncated" in str(error):
                     continue  # the cut was inside a string that looks like the end of a row
                 rows = _read_again(
@@ -82,9 +82,11 @@ def _read_again(
         where = f"row {rows_before + int(row[1])}: " if row else ""
         raise DatasetError(f"{path}: {where}{_ROW.sub('$', str(error))}") from error
     try:
-        return msgspec.convert(json.loads(text), kind)
+        return msgspec.convert(json.loads(text.decode()), kind)
     except json.JSONDecodeError as fault:
         offset = start + len(fault.doc[: fault.pos].encode())
         raise DatasetError(f"{path}: no JSON at byte {offset}: {fault.msg}") from error
+    except UnicodeDecodeError as fault:
+        raise DatasetError(f"{path}: no UTF-8 at byte {start + fault.start}") from error
     except (ValueError, RecursionError) as fault:
         raise DatasetError(f"{path}: no table after byte {start}: {fault}") from error
