@@ -65,12 +65,13 @@ def loads(data: bytes, *, encoding: str = "latin1") -> Any:
     """Unpickle `data` as `load` does a file."""
     try:
         value = _NumbersOnly(data, encoding).load()
-    # A damaged stream makes the unpickler stumble in any of these ways.
+    except pickle.UnpicklingError as error:
+        raise DatasetError(str(error)) from error
     except (
-        pickle.UnpicklingError, struct.error, EOFError, AttributeError, LookupError, MemoryError,
-        OverflowError, TypeError, ValueError,
+        struct.error, EOFError, AttributeError, LookupError, MemoryError, OverflowError, TypeError,
+        ValueError,
     ) as error:  # fmt: skip
-        raise DatasetError(str(error)[:200] or type(error).__name__) from error
+        raise DatasetError(f"its stream is damaged ({error!r:.200})") from error
     if _count(value, 0, {}) > SHARING * len(data):
         raise DatasetError(f"it repeats itself: {len(data)} bytes stand for far more values")
     return value
@@ -168,7 +169,7 @@ class _NumbersOnly(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def load_bytearray8(self) -> None:
         (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(min(length, self._allowance))))
+        self.append(bytearray(self.read(length)))
 
     def array(self, raw: Any, dtype: Any, shape: Any, order: str = "C") -> NDArray[Any]:
         """An array of its bytes, where they are as many as its shape and dtype say."""
