@@ -18,7 +18,7 @@ class Metric:
 
     Attributes:
         value: nan where nothing could be scored.
-        unit: SI unit, or ``1`` for fractions and scores.
+        unit: SI unit, ``fraction`` (0 to 1), or ``1`` for scores.
         n: samples behind it.
         low, high: its 95 % interval.
     """

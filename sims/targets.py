@@ -7,7 +7,21 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["build"]
+__all__ = ["build", "find"]
+
+
+def find(config: Mapping[str, Any], what: str) -> Any:
+    """The class or function under ``_target_``; raises like `build`."""
+    target = str(config.get("_target_", ""))
+    if not target.startswith("fastloop."):
+        raise ValueError(
+            f"{what}: _target_ must name something inside fastloop, got {target or 'nothing'!r}"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"{what}: there is no {target} ({error})") from error
 
 
 def build(config: Mapping[str, Any], what: str) -> Any:
@@ -21,19 +35,12 @@ def build(config: Mapping[str, Any], what: str) -> Any:
         ValueError: when there is no target, it lies outside of fastloop, or it does not take these
             arguments.
     """
-    arguments = dict(config)
-    target = str(arguments.pop("_target_", ""))
-    if not target.startswith("fastloop."):
-        raise ValueError(
-            f"{what}: _target_ must name something inside fastloop, got {target or 'nothing'!r}"
-        )
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"{what}: there is no {target} ({error})") from error
+    found = find(config, what)
+    arguments = {name: value for name, value in config.items() if name != "_target_"}
     try:
         inspect.signature(found).bind(**arguments)
     except TypeError as error:
-        raise ValueError(f"{what}: {target} does not take {sorted(arguments)}: {error}") from error
+        raise ValueError(
+            f"{what}: {config['_target_']} does not take {sorted(arguments)}: {error}"
+        ) from error
     return found(**arguments)

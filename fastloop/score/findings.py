@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastloop.datasets.benchmark import Metric
 
-__all__ = ["Case", "Coverage", "ScoreFindings", "metric_table"]
+__all__ = ["Case", "Coverage", "ScoreFindings", "metric_table", "split_name"]
 
 HORIZON = re.compile(r"_(\d+s|avg)$")
 
@@ -87,30 +87,38 @@ class ScoreFindings:
     worst: Sequence[Case] = ()
 
 
-def metric_table(metrics: Mapping[str, Metric]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: one row a figure with its unit and n, one column a horizon."""
-    horizons = list(dict.fromkeys(_split(name)[1] for name in metrics))
+def metric_table(
+    metrics: Mapping[str, Metric], between: str = " "
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: one row a figure with its unit and n, one column a horizon.
+
+    Args:
+        metrics: by name; a horizon stands at its end, as in ``ade_3s``.
+        between: a figure and its interval.
+    """
+    horizons = list(dict.fromkeys(split_name(name)[1] for name in metrics))
     rows: dict[str, dict[str, Metric]] = {}
     for name, metric in metrics.items():
-        stem, horizon = _split(name)
+        stem, horizon = split_name(name)
         rows.setdefault(stem, {})[horizon] = metric
     table = []
     for stem, found in rows.items():
         one = next(iter(found.values()))
         unit = "%" if one.unit == "fraction" else one.unit if one.unit != "1" else ""
-        cells = [_cell(found[h]) if h in found else "" for h in horizons]
+        cells = [_cell(found[h], between) if h in found else "" for h in horizons]
         table.append([stem, *cells, unit, str(one.n)])
     return ["", *(horizon or "value" for horizon in horizons), "unit", "n"], table
 
 
-def _split(name: str) -> tuple[str, str]:
+def split_name(name: str) -> tuple[str, str]:
+    """What a figure is, and at which horizon: ``ade_3s`` is ``ade`` and ``3s``."""
     found = HORIZON.search(name)
     return (name[: found.start()], found[1]) if found else (name, "")
 
 
-def _cell(metric: Metric) -> str:
+def _cell(metric: Metric, between: str) -> str:
     if math.isnan(metric.value):
         return "-"
     scale = 100 if metric.unit == "fraction" else 1
     value, low, high = (scale * x for x in (metric.value, metric.low, metric.high))
-    return f"{value:.3f} ({low:.2f} to {high:.2f})"
+    return f"{value:.3f}{between}({low:.2f} to {high:.2f})"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from fastloop.datasets.errors import DatasetError
 from fastloop.policies.base import Policy
 from fastloop.policies.load import load_policy
 from fastloop.score.planner import Planner, env_spec
-from fastloop.sims.targets import build
+from fastloop.sims.targets import build, find
 
 __all__ = ["Job", "Piece", "Scored", "World", "load_planner", "open_benchmark"]
 
@@ -126,20 +127,29 @@ def stack_columns(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDAr
     )
 
 
-def open_benchmark(dataset: Mapping[str, Any]) -> Benchmark:
+def open_benchmark(
+    dataset: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
+) -> Benchmark:
     """The configured benchmark.
+
+    Args:
+        dataset: its class and arguments.
+        progress: told how much of how much is opened, where the benchmark tells it.
 
     Raises:
         ValueError: the configuration names something that is no benchmark.
         DatasetError: its data is missing or of another layout.
     """
-    made = build(dataset, "dataset")
-    if not hasattr(made, "score") or not hasattr(made, "keys"):
+    kind = find(dataset, "dataset")
+    if not hasattr(kind, "score"):
         raise ValueError(
-            f"dataset: {dataset.get('_target_')} holds demonstrations to train on, and nothing to "
+            f"dataset: {dataset['_target_']} holds demonstrations to train on, and nothing to "
             "score plans against; have: dataset=nuscenes, dataset=wod_e2e"
         )
-    benchmark: Benchmark = made
+    tells = progress is not None and "progress" in inspect.signature(kind).parameters
+    benchmark: Benchmark = build(
+        {**dataset, **({"progress": progress} if tells else {})}, "dataset"
+    )
     return benchmark
 
 

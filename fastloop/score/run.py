@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloop.datasets.benchmark import Benchmark, Metric
-from fastloop.score.findings import Case
+from fastloop.score.findings import Case, split_name
 from fastloop.score.pieces import Job, Piece, Scored, stack_columns
 from fastloop.score.store import PieceStore
 from fastloop.score.workers import do_pieces
@@ -34,7 +34,7 @@ class Outcome:
     keys: Sequence[str]
     plans: NDArray[np.float64]
     columns: Mapping[str, NDArray[Any]]
-    faults: Mapping[str, str]
+    faults: dict[str, str]
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], done: Sequence[Scored]) -> Outcome:
@@ -65,13 +65,14 @@ class Outcome:
         return [Case(self.keys[row], self.plans[row], self._figures(int(row))) for row in rows]
 
     def _figures(self, row: int) -> dict[str, float]:
-        """What the columns hold of one sample; of those over time, the value at the end."""
+        """What the columns hold of one sample; of figures over time, the one at the end."""
         found = {}
         for name, column in self.columns.items():
             value = np.asarray(column[row])
-            if value.ndim <= 1 and value.size and value.dtype.kind in "fbiu":
-                found[name if value.ndim == 0 else f"{name} at the end"] = float(value.flat[-1])
-        return found
+            if value.ndim == 0 and value.dtype.kind in "fbiu":
+                stem, horizon = split_name(name)
+                found[stem] = (f"{stem} {horizon}".strip(), float(value))
+        return dict(found.values())
 
 
 def divide(

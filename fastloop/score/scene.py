@@ -27,7 +27,11 @@ def draw(moment: Moment, plan: NDArray[np.float64]) -> Html:
     paths = {"truth": moment.truth, "plan": plan}
     low, high = _window([plan, moment.truth, *moment.others.values()])
     parts = [
-        element("path", d=_path(shape.points, shape.area), class_=f"{shape.kind} layer")
+        element(
+            "path",
+            d=_path(shape.points, shape.area),
+            class_=f"{shape.kind} layer{' area' * shape.area}",
+        )
         for layer in LAYERS
         for shape in moment.shapes
         if shape.kind == layer and _inside(shape.points, low, high)

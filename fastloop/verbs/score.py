@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
@@ -22,7 +19,7 @@ from fastloop.score.page import render_score
 from fastloop.score.pieces import Job, load_planner, open_benchmark
 from fastloop.score.planner import Planner
 from fastloop.score.run import Outcome, divide, do_run
-from fastloop.score.submission import write_submission
+from fastloop.score.submission import check_submission, write_submission
 from fastloop.score.workers import WORKERS
 from fastloop.sims.report.console import text_table
 
@@ -42,11 +39,15 @@ def run(config: ScoreConfig) -> int:
     """
     _check(config)
     console = Console()
-    with console.status("opening the data set"):
-        benchmark = open_benchmark(config.dataset)
+    with console.status("opening the data set") as status:
+
+        def show(done: int, total: int) -> None:
+            status.update(f"opening the data set: {done} of {total} files")
+
+        benchmark = open_benchmark(config.dataset, show)
     given = _given(config, benchmark)
     conditions = _conditions(config, benchmark)
-    pieces = divide(benchmark.keys, config.piece, given, benchmark.steps)
+    pieces = divide(benchmark.keys, config.piece, given and given.trajectories, benchmark.steps)
     folder = make_run_dir("score", config.run_dir)
     job = Job(
         config.dataset, None if given is not None else config.policy, config.batch, config.seed
@@ -64,25 +65,19 @@ def run(config: ScoreConfig) -> int:
         return 130
     outcome = Outcome.of(pieces, done)
     predictions.check_heading(outcome.plans)
-    known = set(benchmark.keys)
-    strangers = [key for key in given or () if key not in known]
+    plans = dict(zip(outcome.keys, outcome.plans, strict=True))
+    predictions.write(folder / "predictions.npz", plans, hz=benchmark.hz)
+    if config.submit:
+        sent = write_submission(folder / "submission.tar.gz", plans, config.submission)
+        console.print(f"submission: {sent}", markup=False, highlight=False, soft_wrap=True)
     found = ScoreFindings(
         _name(config),
         benchmark.name,
         outcome.metrics(benchmark),
         conditions,
-        Coverage(
-            len(benchmark.keys), len(outcome.keys), outcome.faults, benchmark.faults, strangers
-        ),
+        _coverage(benchmark, given, outcome),
         outcome.worst(benchmark, config.worst),
     )
-    predictions.write(
-        folder / "predictions.npz", dict(zip(outcome.keys, outcome.plans, strict=True))
-    )
-    if config.submit:
-        plans = dict(zip(outcome.keys, outcome.plans, strict=True))
-        sent = write_submission(folder / "submission.tar.gz", plans, config.submission)
-        console.print(f"submission: {sent}", markup=False, highlight=False, soft_wrap=True)
     return _report(config, benchmark, found, folder, console)
 
 
@@ -96,28 +91,30 @@ def _check(config: ScoreConfig) -> None:
     for name in ("workers", "worst"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+    if config.submit:
+        check_submission(config.submission)
 
 
 def _name(config: ScoreConfig) -> str:
     return Path(config.predictions or config.policy.checkpoint).name
 
 
-def _given(config: ScoreConfig, benchmark: Benchmark) -> Mapping[str, NDArray[np.float64]] | None:
-    """The plans of a file by sample; None where a policy is asked.
+def _given(config: ScoreConfig, benchmark: Benchmark) -> predictions.Predictions | None:
+    """The plans of a file; None where a policy is asked.
 
     Raises:
         DatasetError: it cannot be read, or has no plan for this benchmark.
     """
     if config.predictions is None:
         return None
-    given = predictions.read(config.predictions, steps=benchmark.steps)
+    given = predictions.read(config.predictions, steps=benchmark.steps, hz=benchmark.hz)
     if not set(given.trajectories) & set(benchmark.keys):
         raise DatasetError(
             f"{config.predictions} has no plan for any sample of {benchmark.name}: its names are "
             f"like {next(iter(given.trajectories), 'nothing')!r}, those wanted like "
             f"{next(iter(benchmark.keys), 'nothing')!r}"
         )
-    return given.trajectories
+    return given
 
 
 def _conditions(config: ScoreConfig, benchmark: Benchmark) -> dict[str, str]:
@@ -137,6 +134,18 @@ def _conditions(config: ScoreConfig, benchmark: Benchmark) -> dict[str, str]:
         for name, remark in benchmark.conditions.items()
         if not name.startswith(SEEN) or name in reads
     }
+
+
+def _coverage(
+    benchmark: Benchmark, given: predictions.Predictions | None, outcome: Outcome
+) -> Coverage:
+    known, faults, strangers = set(benchmark.keys), dict(outcome.faults), []
+    if given is not None:
+        faults |= {key: why for key, why in given.faults.items() if key in known}
+        strangers = [key for key in given.trajectories if key not in known]
+    return Coverage(
+        len(benchmark.keys), len(outcome.keys), faults, list(benchmark.faults), strangers
+    )
 
 
 def _moment(benchmark: Benchmark, key: str) -> Moment | None:
@@ -167,7 +176,7 @@ def _report(
     page.write_text(
         render_score(found, moments, provenance(**facts), config_yaml(config)), encoding="utf-8"
     )
-    head, rows = metric_table(found.metrics)
+    head, rows = metric_table(found.metrics, between="\n")
     console.print(text_table(f"{found.planner} on {found.benchmark}", head, rows))
     for name, told in found.conditions.items():
         console.print(Text(f"{name}: {told}", style="dim"))

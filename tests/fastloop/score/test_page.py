@@ -58,12 +58,12 @@ def test_a_scene_is_drawn_with_the_front_upwards(straight):
 
 def test_the_page_escapes_and_names_everything(straight):
     benchmark = straight()
-    case = Case("sample-3", benchmark.truth("sample-3"), {"l2 at the end": 7.0})
+    case = Case("sample-3", benchmark.truth("sample-3"), {"l2 2s": 7.0})
     found = ScoreFindings(
         "mine", benchmark.name, metrics(), {"sample set": "a & b"}, Coverage(2, 1), [case, case]
     )
     page = render_score(found, [benchmark.moment("sample-3"), None], {"seed": 0}, "a: 1")
-    for words in ("&lt;sample-3&gt;", "a &amp; b", "1 of 2 samples", "l2 at the end 7", "img-src"):
+    for words in ("&lt;sample-3&gt;", "a &amp; b", "1 of 2 samples", "l2 2s 7", "img-src"):
         assert words in page
     assert page.count("<svg") == 1
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -43,7 +43,7 @@ def test_given_plans_are_scored_and_missing_ones_counted(straight, job, tmp_path
     plans = {key: benchmark.truth(key) + np.array([3.0, 4.0]) for key in benchmark.keys[:4]}
     outcome, _ = go(job(benchmark), divide(benchmark.keys, 2, plans, 4), tmp_path)
     assert outcome.keys == benchmark.keys[:4]
-    np.testing.assert_allclose(outcome.columns["l2"], 5.0)
+    np.testing.assert_allclose(outcome.columns["steps"], 5.0)
     assert list(outcome.faults) == ["sample-4"]
     assert "no prediction" in outcome.faults["sample-4"]
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_read_or_scored_is_left_out_and_named(straight, job, tmp_
     outcome, _ = go(job(benchmark, CONSTANT), pieces, tmp_path)
     left = [key for key in benchmark.keys if key not in ("sample-2", "sample-4", "sample-8")]
     assert outcome.keys == left
-    assert len(outcome.columns["l2"]) == len(outcome.plans) == 6
+    assert len(outcome.columns["steps"]) == len(outcome.plans) == 6
     assert "torn" in outcome.faults["sample-2"]
     assert "no truth" in outcome.faults["sample-8"]
 
@@ -89,7 +89,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(straight, job, tmp_path, mo
     assert set(benchmark.observed) == {f"sample-{k}" for k in (2, 3, 6, 7, 8, 9)}
     again, _ = go(made, pieces, tmp_path / "other")
     np.testing.assert_array_equal(outcome.plans, again.plans)
-    np.testing.assert_array_equal(outcome.columns["l2"], again.columns["l2"])
+    np.testing.assert_array_equal(outcome.columns["steps"], again.columns["steps"])
 
 
 def test_a_folder_of_another_run_is_refused(straight, job, tmp_path):
@@ -108,7 +108,7 @@ def test_the_worst_come_first_with_their_figures(straight, job, tmp_path):
     outcome, _ = go(job(benchmark), divide(benchmark.keys, 4, plans, 4), tmp_path)
     worst = outcome.worst(benchmark, 2)
     assert [case.key for case in worst] == ["sample-2", "sample-0"]
-    assert worst[0].figures == {"l2 at the end": pytest.approx(7.0)}
+    assert worst[0].figures == {"l2 2s": pytest.approx(7.0)}
 
 
 def test_unknown_workers_are_refused(straight, job):
