@@ -204,19 +204,20 @@ def _light_properties(light: Element, step: float) -> dict[str, Any]:
 
 def read_intersections(root: Element) -> list[dict[str, Any]]:
     """Which lanes meet at each intersection, and where they lead from there."""
+    # Later files of the same format say "outgoing" for "successors".
     tags = {
-        "lanes": "incomingLanelet",
-        "right": "successorsRight",
-        "straight": "successorsStraight",
-        "left": "successorsLeft",
+        "lanes": ("incomingLanelet",),
+        "right": ("successorsRight", "outgoingRight"),
+        "straight": ("successorsStraight", "outgoingStraight"),
+        "left": ("successorsLeft", "outgoingLeft"),
     }
     return [
         {
             "id": intersection.get("id", ""),
             "incoming": [
                 {
-                    name: [reference(element) for element in incoming.findall(tag)]
-                    for name, tag in tags.items()
+                    name: [reference(element) for element in incoming if element.tag in either]
+                    for name, either in tags.items()
                 }
                 for incoming in intersection.findall("incoming")
             ],

@@ -185,6 +185,18 @@ def test_the_planning_problem_is_in_the_metadata(log):
     assert log.metadata["location"] == {"latitude_deg": 48.1}
 
 
+def test_intersections_lead_on(tmp_path):
+    body = (
+        "<intersection id='50'><incoming id='51'><incomingLanelet ref='1'/>"
+        "<successorsRight ref='2'/><outgoingLeft ref='3'/></incoming></intersection>"
+    )
+    (intersection,) = read_text(tmp_path, scenario(body)).metadata["intersections"]
+    assert intersection == {
+        "id": "50",
+        "incoming": [{"lanes": ["1"], "right": ["2"], "straight": [], "left": ["3"]}],
+    }
+
+
 def test_the_older_format_names_roles(tmp_path):
     body = CAR.replace("dynamicObstacle id='7'>", "obstacle id='7'><role>dynamic</role>")
     body += PARKED.replace("staticObstacle id='8'>", "obstacle id='8'><role>static</role>")
