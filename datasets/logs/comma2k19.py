@@ -94,8 +94,8 @@ def _read_segment(segment: Path, on_fault: OnFault) -> DrivingLog:
     gps = _array(poses / "frame_gps_times", (len(stamps), 2))
     if not len(stamps):
         raise DatasetError(f"{poses} holds no pose")
-    if not np.isfinite(np.concatenate([ecef, orientation, velocity], axis=1)).all():
-        raise DatasetError(f"{poses} has poses that are not finite")
+    if not (np.abs(np.concatenate([ecef, orientation, velocity], axis=1)) < 1e8).all():
+        raise DatasetError(f"{poses} has poses that are not finite, or far from the earth")
     if not (np.abs(np.linalg.norm(orientation, axis=1) - 1) < 0.01).all():
         raise DatasetError(f"{poses}/frame_orientations are no quaternions of length 1")
     if not (np.abs(np.linalg.norm(ecef, axis=1) - 6.37e6) < 1e5).all():
