@@ -1,0 +1,254 @@
+"""Pedestrians of ETH and UCY, as forecasting learns from them: 3.2 s of past, 4.8 s of future.
+
+Five scenes (eth, hotel, univ, zara1, zara2); a model is tested on one and trains on the others. The
+files are those of Social GAN's release (Gupta et al., CVPR 2018), which nearly everyone uses: lines
+of ``frame pedestrian x y``, in m, every 10 frames, which are taken to be 0.4 s.
+
+Conventions that comparable figures keep, and where they go wrong:
+
+- Each recording's first 80 % of annotated frames train and the rest validates, in the four scenes
+  that are not tested; the tested scene is tested whole. ``crowds_zara03`` and ``uni_examples``
+  are of no test scene and always train, the latter although it shows the place of univ.
+- univ is tested on students001 and students003 together, two thirds of all test trajectories: the
+  usual mean over the five scenes is no mean over trajectories.
+- ``biwi_eth`` was annotated every 6 frames (0.4 s) and interpolated to every 10, so that its step
+  is some 0.67 s: people there seem to walk at 2.5 m/s, and its errors are as much too large. Files
+  with the step of 6 exist (SR-LSTM, Zhang et al., 2019) and give smaller errors; they are read
+  alike, but are another benchmark.
+- Frames in which nobody walks are missing. A window is by time, and never leads over a gap.
+- Social GAN leaves out windows with a single complete pedestrian (`min_pedestrians` = 2), others do
+  not (1): 181 or 364 trajectories of eth.
+- What is known now decides what a model sees: positions relative to a pedestrian's present one, and
+  scales from the training scenes. Centering on a window's mean tells where it ends. Neighbours here
+  are those seen in the past, whether or not they stay, which nobody knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+
+__all__ = ["HZ", "SCENES", "TRAINING_ONLY", "Recording", "Window", "read", "split", "windows"]
+
+HZ = 2.5
+SCENES = {
+    "eth": ("biwi_eth",),
+    "hotel": ("biwi_hotel",),
+    "univ": ("students001", "students003"),
+    "zara1": ("crowds_zara01",),
+    "zara2": ("crowds_zara02",),
+}
+"""The recordings that each scene is tested on."""
+TRAINING_ONLY = ("crowds_zara03", "uni_examples")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Annotations of one place, by frame and then pedestrian.
+
+    Attributes:
+        name: its file's, without suffix.
+        step: frames from one annotation to the next, nominally 1 / `HZ` s.
+        frames: (R,) int64.
+        pedestrians: (R,) int64; each is in a frame once.
+        positions: (R, 2) m, in the recording's own ground frame.
+    """
+
+    name: str
+    step: int
+    frames: NDArray[np.int64]
+    pedestrians: NDArray[np.int64]
+    positions: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The pedestrians around one moment.
+
+    Attributes:
+        recording: name of the recording.
+        frame: the present one, the last of the past.
+        pedestrians: (n,) ids of all who were seen in the past part, ascending.
+        past: (n, P, 2) m, nan where a pedestrian was not there.
+        future: (n, F, 2) m, nan likewise; never an input.
+        complete: (n,) who is there at all P + F times: these are forecast and scored.
+    """
+
+    recording: str
+    frame: int
+    pedestrians: NDArray[np.int64]
+    past: NDArray[np.float64]
+    future: NDArray[np.float64]
+    complete: NDArray[np.bool_]
+
+
+def split(
+    root: str | Path, scene: str, part: str, *, on_fault: OnFault = raise_fault
+) -> list[Recording]:
+    """The recordings of one part of the leave-one-out benchmark.
+
+    Args:
+        root: a folder of whole recordings (``biwi_eth.txt``, ...), or of Social GAN's release
+            (``eth/test/biwi_eth.txt``, ``eth/train/crowds_zara03_train.txt``, ...), whose parts are
+            the same. Those of `TRAINING_ONLY` are used where they are there.
+        scene: the tested one of `SCENES`.
+        part: ``train``, ``val`` or ``test``.
+        on_fault: told of lines that cannot be read, see `read`.
+
+    Raises:
+        DatasetError: a recording of the five scenes is missing, or a name is unknown.
+    """
+    if scene not in SCENES:
+        raise DatasetError(f"unknown scene {scene!r}; have: {', '.join(SCENES)}")
+    if part not in ("train", "val", "test"):
+        raise DatasetError(f"unknown part {part!r}; have: train, val, test")
+    root = Path(root)
+    tested = SCENES[scene]
+    if part == "test":
+        return [_whole(root, name, on_fault) for name in tested]
+    names = [name for other in SCENES.values() for name in other if name not in tested]
+    names += [name for name in TRAINING_ONLY if _files(root, name)]
+    return [_share(_whole(root, name, on_fault), part) for name in names]
+
+
+def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Recording:
+    """Read a file of lines ``frame pedestrian x y``, separated by blanks or tabs.
+
+    Args:
+        path: the file.
+        on_fault: told of a line that is malformed or repeats a pedestrian in a frame; it is left
+            out.
+
+    Raises:
+        DatasetError: the file is missing, or holds no pedestrian who was seen twice.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+    rows: dict[tuple[int, int], tuple[float, float]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            frame, pedestrian, x, y = map(float, line.split())
+            if not (frame.is_integer() and pedestrian.is_integer() and math.isfinite(x + y)):
+                raise ValueError("frames and pedestrians are whole numbers, positions finite")
+            if max(abs(frame), abs(pedestrian)) > 2**53:
+                raise ValueError("a frame or pedestrian of this number cannot be told from others")
+            if (key := (int(frame), int(pedestrian))) in rows:
+                raise ValueError("this pedestrian is in this frame already")
+        except (ValueError, OverflowError) as error:
+            text = line[:60].decode("ascii", "backslashreplace")
+            on_fault(DatasetError(f"{path}, line {number}: {text!r}: {error}"))
+            continue
+        rows[key] = (x, y)
+    keys = sorted(rows)
+    frames, pedestrians = np.array(keys, dtype=np.int64).reshape(-1, 2).T
+    recording = Recording(
+        path.stem, 0, frames, pedestrians, np.array([rows[key] for key in keys]).reshape(-1, 2)
+    )
+    gaps = _gaps(recording)
+    if not len(gaps):
+        raise DatasetError(f"{path} holds no pedestrian who was seen twice, in {len(keys)} rows")
+    steps, counts = np.unique(gaps, return_counts=True)
+    return replace(recording, step=int(steps[np.argmax(counts)]))
+
+
+def windows(
+    recording: Recording, *, past: int = 8, future: int = 12, min_pedestrians: int = 1
+) -> Iterator[Window]:
+    """Every window of `past` + `future` successive times in which someone is complete, in order.
+
+    Args:
+        recording: from `split` or `read`.
+        past: P, the present included.
+        future: F.
+        min_pedestrians: complete ones that a window must have; 2 is Social GAN's convention.
+
+    Raises:
+        ValueError: `past` or `future` is less than 1.
+    """
+    if min(past, future) < 1:
+        raise ValueError(f"past is {past} and future is {future}, expected 1 or more of each")
+    length = past + future
+    begins: dict[int, list[int]] = {}
+    order = np.lexsort((recording.frames, recording.pedestrians))
+    frames, pedestrians = recording.frames[order], recording.pedestrians[order]
+    breaks = np.flatnonzero((np.diff(pedestrians) != 0) | (np.diff(frames) != recording.step)) + 1
+    for run in np.split(np.arange(len(frames)), breaks):
+        for row in run[: max(0, len(run) - length + 1)]:
+            begins.setdefault(int(frames[row]), []).append(int(pedestrians[row]))
+
+    for begin in sorted(begins):
+        if len(begins[begin]) < min_pedestrians:
+            continue
+        times = begin + recording.step * np.arange(length)
+        first = np.searchsorted(recording.frames, times, side="left")
+        last = np.searchsorted(recording.frames, times, side="right")
+        seen = np.concatenate(
+            [recording.pedestrians[a:b] for a, b in zip(first[:past], last[:past], strict=True)]
+        )
+        ids = np.unique(seen)
+        positions = np.full((len(ids), length, 2), np.nan)
+        for k, (a, b) in enumerate(zip(first, last, strict=True)):
+            known = np.isin(recording.pedestrians[a:b], ids)
+            there = np.searchsorted(ids, recording.pedestrians[a:b][known])
+            positions[there, k] = recording.positions[a:b][known]
+        yield Window(
+            recording.name, int(times[past - 1]), ids, positions[:, :past], positions[:, past:],
+            np.isin(ids, begins[begin]),
+        )  # fmt: skip
+
+
+def _gaps(recording: Recording) -> NDArray[np.int64]:
+    """Frames from one annotation of a pedestrian to the next."""
+    order = np.lexsort((recording.frames, recording.pedestrians))
+    same = np.diff(recording.pedestrians[order]) == 0
+    return np.diff(recording.frames[order])[same]
+
+
+def _files(root: Path, name: str) -> list[Path]:
+    """Where a recording is: one whole file, or a part to train and one to validate."""
+    whole = [root / f"{name}.txt", *sorted(root.glob(f"*/test/{name}.txt"))]
+    if there := [path for path in whole if path.is_file()]:
+        return there[:1]
+    parts = [sorted(root.glob(f"*/{part}/{name}_{part}.txt"))[:1] for part in ("train", "val")]
+    return parts[0] + parts[1] if all(parts) else []
+
+
+def _whole(root: Path, name: str, on_fault: OnFault) -> Recording:
+    pieces = [read(path, on_fault=on_fault) for path in _files(root, name)]
+    if not pieces:
+        raise DatasetError(
+            f"{root} lacks {name}.txt; the benchmark is of "
+            f"{', '.join(f'{it}.txt' for names in SCENES.values() for it in names)}"
+        )
+    return Recording(
+        name,
+        pieces[0].step,
+        np.concatenate([piece.frames for piece in pieces]),
+        np.concatenate([piece.pedestrians for piece in pieces]),
+        np.concatenate([piece.positions for piece in pieces]),
+    )
+
+
+def _share(recording: Recording, part: str) -> Recording:
+    """The annotations before or after 80 % of the frames that have any."""
+    frames = np.unique(recording.frames)
+    border = frames[len(frames) * 4 // 5]
+    rows = (recording.frames < border) == (part == "train")
+    return replace(
+        recording,
+        frames=recording.frames[rows],
+        pedestrians=recording.pedestrians[rows],
+        positions=recording.positions[rows],
+    )
