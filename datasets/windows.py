@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ class Windows:
 
     The sample of tick t holds the observations of ticks t-O+1 .. t and the actions of ticks
     t-O+1 .. t-O+T, as Diffusion Policy (Chi et al. 2023) cuts them; before an episode's first tick
-    the first frame is repeated, after its last tick the last action. Numbers are held in memory;
-    `LazyFrames` are read for each sample.
+    the first frame is repeated, after its last tick the last action. Images that are
+    `LazyFrames` are read for each sample, everything else is held in memory.
 
     Args:
         observations: key to (N, ...) frames of all demonstrations, one after the other.
@@ -56,7 +56,7 @@ class Windows:
             if len(frames) != len(actions):
                 raise ValueError(f"{key} has {len(frames)} frames for {len(actions)} actions")
         self.observations = {
-            key: frames if isinstance(frames, LazyFrames) else _tensor(np.asarray(frames))
+            key: frames if _stays(frames) else _tensor(np.asarray(frames))
             for key, frames in observations.items()
         }
         self.actions = _tensor(np.asarray(actions, dtype=np.float32))
@@ -183,6 +183,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         if not self.num_workers:
             return self[step]
         if step != self.next_step:
+            self.ahead = iter(())  # ends the processes that there are
             loader: DataLoader[Any] = DataLoader(
                 self,
                 batch_size=None,
@@ -228,10 +229,15 @@ def _joined(key: str, parts: Sequence[Frames]) -> Frames:
     shapes = {tuple(part.shape[1:]) for part in parts}
     if len(shapes) > 1:
         raise ValueError(f"{key} differs in shape between demonstrations: {sorted(shapes)}")
-    if any(isinstance(part, LazyFrames) for part in parts):
+    if any(_stays(part) for part in parts):
         return _Joined(parts)
     together: NDArray[Any] = np.concatenate([np.asarray(part) for part in parts])
     return together
+
+
+def _stays(frames: Frames) -> TypeGuard[LazyFrames]:
+    """Whether frames are read for each sample: bytes, what images are of."""
+    return isinstance(frames, LazyFrames) and frames.dtype == np.uint8
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:

@@ -142,8 +142,10 @@ class Stored(LazyFrames):
 def stored(lengths, whole=10**6):
     made = demonstrations(lengths)
     for one in made:
-        one.observations["lazy"] = Stored(one.observations["state"], whole)
-    return Windows.of(made, ["state", "lazy"], n_obs_steps=3, horizon=4)
+        state = one.observations["state"]
+        one.observations["image"] = Stored((state % 256).astype(np.uint8), whole)
+        one.observations["numbers"] = Stored(state)
+    return Windows.of(made, ["state", "image", "numbers"], n_obs_steps=3, horizon=4)
 
 
 @given(lengths=LENGTHS, data=st.data())
@@ -153,8 +155,11 @@ def test_frames_in_files_are_cut_like_those_in_memory(lengths, data):
     assert not cut(lengths).lazy
     ticks = data.draw(st.lists(st.integers(0, len(windows) - 1), max_size=9))
     samples = windows.gather(torch.tensor(ticks, dtype=torch.int64))
-    assert torch.equal(samples["lazy"], samples["state"])
-    assert samples["lazy"].shape == (len(ticks), 3, 1)
+    assert torch.equal(samples["image"], samples["state"] % 256)
+    assert samples["image"].dtype == torch.uint8
+    assert samples["image"].shape == (len(ticks), 3, 1)
+    assert torch.equal(samples["numbers"], samples["state"])
+    assert isinstance(windows.observations["numbers"], torch.Tensor)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
