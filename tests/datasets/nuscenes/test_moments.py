@@ -1,5 +1,7 @@
 """Motion around a keyframe, against a slow walk through the devkit's tables."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -51,8 +53,8 @@ def test_futures_and_histories_are_those_of_the_tables(both, devkit, lidar_origi
         assert min(motion.past[k], 6) == len(before)
         poses = [now @ lidar_origin(t) for t in [token, *before]]
         places = [np.array([pose[1, 3], -pose[0, 3]]) for pose in poses]
-        speeds = [(a - b) / 0.5 for a, b in zip(places, places[1:], strict=False)]
-        changes = [(a - b) / 0.5 for a, b in zip(speeds, speeds[1:], strict=False)]
+        speeds = [(a - b) / 0.5 for a, b in pairwise(places)]
+        changes = [(a - b) / 0.5 for a, b in pairwise(speeds)]
         for row in range(5):
             back = min(4 - row, len(before))
             speed = speeds[back] if back < len(speeds) else [0, 0]

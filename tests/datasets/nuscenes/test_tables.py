@@ -96,7 +96,7 @@ def test_a_split_holds_its_scenes_alone(write_root, tmp_path):
     np.testing.assert_array_equal(part.boxes.center, whole.boxes.center[kept])
     with pytest.raises(DatasetError, match="no scene of test"):
         read_tables(root, "v1.0-mini", "test")
-    with pytest.raises(DatasetError, match="unknown split 'vall'.*val"):
+    with pytest.raises(DatasetError, match=r"unknown split 'vall'.*val"):
         read_tables(root, "v1.0-mini", "vall")
 
 
