@@ -128,9 +128,9 @@ def _log(scenario: Any) -> DrivingLog:
     name = str(scenario["id"])
     source = str(metadata.pop("dataset", "scenarionet"))
     frame = f"map of {metadata['map']}" if "map" in metadata else f"world of {source}"
-    times = _numbers(metadata.pop("ts"), (-1,)) * 1e9
+    times = _numbers(metadata.pop("ts"), (-1,))
     start = own.get("start_ns", 0)
-    if not (np.abs(times) < 2**62).all() or type(start) is not int or abs(start) >= 2**62:
+    if not (np.abs(times) < 2**32).all() or type(start) is not int or abs(start) >= 2**62:
         raise DatasetError("its times are no seconds")
     steps = len(times)
     signals = dict(own.get("signals", {}))
@@ -143,7 +143,7 @@ def _log(scenario: Any) -> DrivingLog:
         name=name,
         source=source,
         frame=str(own.get("frame", frame)),
-        stamps=np.round(times).astype(np.int64) + start,
+        stamps=np.round(times * 1e9).astype(np.int64) + start,
         ego=None if ego is None else str(ego),
         tracks={str(key): _track(track, steps) for key, track in scenario["tracks"].items()},
         map=tuple(_feature(str(key), f) for key, f in scenario["map_features"].items()),
