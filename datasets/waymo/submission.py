@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
 from fastloop.datasets.waymo.protos import messages, parse
 
-__all__ = ["Submission", "read_frames", "read", "write"]
+__all__ = ["Submission", "check_metadata", "read", "read_frames", "write"]
 
 MESSAGE = "waymo.open_dataset.E2EDChallengeSubmission"
 POINTS = 20
@@ -89,7 +89,7 @@ def write(
         "description": description,
         "method_link": method_link,
     }
-    _check_metadata(metadata)
+    check_metadata(metadata)
     checked = {name: _trajectory(name, points) for name, points in predictions.items()}
     _check_frames(checked, frames)
     if not 1 <= shards <= len(checked):
@@ -199,7 +199,8 @@ def _trajectory(name: str, points: ArrayLike) -> NDArray[np.float64]:
     return stored.astype(np.float64)
 
 
-def _check_metadata(metadata: Mapping[str, Any]) -> None:
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raise `DatasetError` where metadata, by the argument names of `write`, would be refused."""
     required = (
         "account_name", "unique_method_name", "uses_public_model_pretraining",
         "num_model_parameters",
