@@ -32,6 +32,9 @@ class Boxes:
             ST-P3: annotated now or in the two keyframes before, with a visibility above 40 %.
         about_rear_axle: (K, 6) the same as ST-P3 draws them, about the rear axle with roll and
             pitch neglected; only for its switch ``frame_offset``.
+        motion: (N, T, 3) x, y in m and heading in rad of the rear axle at the waypoints' times, in
+            its present frame; only for ST-P3's switch ``resampled_grid``, which has no effect
+            without it.
     """
 
     sample: NDArray[np.int64]
@@ -40,6 +43,7 @@ class Boxes:
     human: NDArray[np.bool_]
     known: NDArray[np.bool_]
     about_rear_axle: NDArray[np.floating] | None = None
+    motion: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         K = len(self.rectangles)
@@ -53,6 +57,10 @@ class Boxes:
                 raise DatasetError(f"boxes: {name} {values.shape}, expected ({K}, 6)")
             if len(bad := np.flatnonzero(~(np.abs(values) < FARTHEST).all(1))):
                 raise DatasetError(f"boxes: {name}, row {bad[0]} holds {values[bad[0]].tolist()}")
+        if (motion := self.motion) is not None and not (
+            motion.ndim == 3 and motion.shape[2] == 3 and (np.abs(motion) < FARTHEST).all()
+        ):
+            raise DatasetError(f"boxes: motion {motion.shape}, expected (N, T, 3), all finite")
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -67,6 +75,7 @@ class Boxes:
             self.human[rows],
             self.known[rows],
             rear,
+            self.motion,
         )
 
     def under(self, faults: Collection[str]) -> Boxes:
@@ -76,6 +85,8 @@ class Boxes:
             if self.about_rear_axle is None:
                 raise DatasetError("boxes: about_rear_axle is needed for the fault 'frame_offset'")
             boxes = replace(self, rectangles=self.about_rear_axle)
+        if not {"cells", "resampled_grid"} <= set(faults):
+            boxes = replace(boxes, motion=None)
         seen = np.ones(len(self), bool)
         if "vehicles_only" in faults:
             seen &= ~self.human

@@ -30,6 +30,11 @@ FAULTS: Mapping[str, str] = MappingProxyType(
             "Objects are drawn about the rear axle and plans about the lidar, 0.94 m ahead of it; "
             "mended, both are about the lidar."
         ),
+        "resampled_grid": (
+            "Each step's objects are drawn about the vehicle's pose at that step and the grid is "
+            "sampled to the present pose as if the vehicle drove an arc; mended, objects are where "
+            "they are. It makes a difference only with cells."
+        ),
         "fixed_heading": "The planned box never turns; mended, it points along its path.",
         "heading_reset": (
             "The planned box points as at present wherever a step is shorter than 1 m, even after "
@@ -104,7 +109,8 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
             columns=(1, 1),
             row_shift=0,
             point_from_m=49.75,
-            faults=_COMMON | {"frame_offset", "late_objects_invisible", "fixed_heading"},
+            faults=_COMMON
+            | {"frame_offset", "resampled_grid", "late_objects_invisible", "fixed_heading"},
         ),
         "vad": Convention(
             pooling="mean",

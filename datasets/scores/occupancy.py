@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fastloop.datasets.scores.boxes import Boxes
 from fastloop.datasets.scores.conventions import Convention
 from fastloop.datasets.scores.footprint import LENGTH, WIDTH, corners, headings
+from fastloop.datasets.scores.resampling import seen_from, source_cells
 from fastloop.extras import require
 
 __all__ = ["draw", "ego_cells", "hits_among_boxes", "hits_on_grids", "points_on_grids", "side"]
@@ -38,16 +39,40 @@ def _scale(convention: Convention) -> tuple[float, float]:
 def draw(boxes: Boxes, samples: int, steps: int, convention: Convention) -> NDArray[np.bool_]:
     """Grids (N, T, side, side) of which cells are under boxes, in the convention's layout.
 
+    `boxes` are those that a table sees: `Boxes.under` its switches.
+
     UniAD computes corners in single precision: one within 1e-5 m of the middle between two cells
     may round the other way there.
     """
     cv2 = require("cv2", extra="data")
     n = side(convention)
     grids = np.zeros((samples, steps, n, n), np.uint8)
-    cells = _corner_cells(boxes.rectangles, convention)
+    cells = _corner_cells(_drawn(boxes), convention)
     for i, t, polygon in zip(boxes.sample.tolist(), boxes.step.tolist(), cells, strict=True):
         cv2.fillPoly(grids[i, t], [polygon], 1)
+    if boxes.motion is not None:
+        every = [v.reshape(1, -1) for v in np.indices((n, n))]
+        for i, t in np.ndindex(samples, steps):
+            row, column, inside = _sampled(*every, boxes.motion[i, t, None], n)
+            grids[i, t] = (grids[i, t][row, column] & inside).reshape(n, n)
     return grids.view(bool)
+
+
+def _sampled(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], poses: NDArray[np.floating], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """The nearest cells that `source_cells` looks up, and which of them exist."""
+    row, column = (np.rint(v) for v in source_cells(rows, columns, poses, n, REACH))
+    inside = (row >= 0) & (row < n) & (column >= 0) & (column < n)
+    there = [np.where(inside, v, 0).astype(np.int64) for v in (row, column)]
+    return there[0], there[1], inside
+
+
+def _drawn(boxes: Boxes) -> NDArray[np.floating]:
+    """Boxes (K, 6) in the frames in which they are drawn."""
+    if boxes.motion is None:
+        return boxes.rectangles
+    return seen_from(boxes.rectangles, boxes.motion[boxes.sample, boxes.step])
 
 
 def _corner_cells(rectangles: NDArray[np.floating], convention: Convention) -> NDArray[np.int32]:
@@ -166,35 +191,49 @@ def hits_among_boxes(
     """
     cv2 = require("cv2", extra="data")
     N, T = plans.shape[:2]
-    cell, first = _scale(convention)
-    n = side(convention)
-    # The vehicle's cells lie within `reach` of its waypoint, and within the grid if clipped.
-    reach = np.abs(_pattern(convention)).max(0).sum() + 2
-    rectangles = boxes.rectangles
-    radius = np.hypot(rectangles[:, 2], rectangles[:, 3]) / (2 * cell) + 1
-    near = np.ones(len(boxes), bool)
-    for axis, sign in (convention.rows, convention.columns):
-        waypoint = (sign * plans[..., axis] - first) / cell
-        low, high = (np.clip(waypoint + r, 0, n - 1) for r in (-reach, reach))
-        middle = (sign * rectangles[:, axis] - first) / cell
-        near &= middle + radius >= low[boxes.sample, boxes.step]
-        near &= middle - radius <= high[boxes.sample, boxes.step]
+    boxes = boxes[_near(plans, boxes, convention)]
     moments = boxes.sample * T + boxes.step
-    rows = np.flatnonzero(near)
-    rows = rows[np.argsort(moments[rows], kind="stable")]
-    polygons = _corner_cells(rectangles[rows], convention)
-    met, start, count = np.unique(moments[rows], return_index=True, return_counts=True)
+    order = np.argsort(moments, kind="stable")
+    polygons = _corner_cells(_drawn(boxes)[order], convention)
+    met, start, count = np.unique(moments[order], return_index=True, return_counts=True)
     points, heading = plans.reshape(-1, 2)[met], _headings(plans, faults).reshape(-1)[met]
+    n = side(convention)
     hits = np.zeros(N * T, bool)
     grid = np.zeros((n, n), np.uint8)
     for block in range(0, len(met), 1024):  # the fine grid has 738 cells under the vehicle
         part = slice(block, block + 1024)
-        cells = ego_cells(points[part], heading[part], convention, faults)
-        for moment, first_box, boxes_here, row, column, inside in zip(
-            met[part].tolist(), start[part].tolist(), count[part].tolist(), *cells, strict=True
+        rows, columns, inside = ego_cells(points[part], heading[part], convention, faults)
+        if boxes.motion is not None:
+            poses = boxes.motion.reshape(-1, 3)[met[part]]
+            rows, columns, there = _sampled(rows, columns, poses, n)
+            inside &= there
+        for moment, first, boxes_here, row, column, counts in zip(
+            *(v[part].tolist() for v in (met, start, count)), rows, columns, inside, strict=True
         ):
             grid[:] = 0
-            for polygon in polygons[first_box : first_box + boxes_here]:
+            for polygon in polygons[first : first + boxes_here]:
                 cv2.fillPoly(grid, [polygon], 1)
-            hits[moment] = (grid[row, column].view(bool) & inside).any()
+            hits[moment] = (grid[row, column].view(bool) & counts).any()
     return hits.reshape(N, T)
+
+
+def _near(plans: NDArray[np.floating], boxes: Boxes, convention: Convention) -> NDArray[np.bool_]:
+    """Boxes (K,) that may share a cell with the vehicle."""
+    cell, first = _scale(convention)
+    # The vehicle's cells lie within `reach` of its waypoint; clipped, they come no farther apart.
+    reach = np.abs(_pattern(convention)).max(0).sum() + 2
+    last = side(convention) - 1
+    axes = (convention.rows, convention.columns)
+    at = [np.clip((sign * plans[..., axis] - first) / cell, 0, last) for axis, sign in axes]
+    if boxes.motion is not None:
+        reach *= 2**0.5
+        flat = (v.reshape(-1, 1) for v in at)
+        sampled = source_cells(*flat, boxes.motion.reshape(-1, 3), last + 1, REACH)
+        at = [v.reshape(plans.shape[:2]) for v in sampled]
+    rectangles = _drawn(boxes)
+    radius = np.hypot(rectangles[:, 2], rectangles[:, 3]) / (2 * cell) + 1 + reach
+    near = np.ones(len(boxes), bool)
+    for v, (axis, sign) in zip(at, axes, strict=True):
+        middle = (sign * rectangles[:, axis] - first) / cell
+        near &= np.abs(middle - v[boxes.sample, boxes.step]) <= radius
+    return near

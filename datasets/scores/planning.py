@@ -137,6 +137,8 @@ def collisions(
         and 0 <= boxes.step.min() <= boxes.step.max() < plans.shape[1]
     ):
         raise DatasetError(f"boxes of samples or steps beyond those of plans {plans.shape}")
+    if boxes.motion is not None and boxes.motion.shape[:2] != plans.shape[:2]:
+        raise DatasetError(f"boxes: motion {boxes.motion.shape} where plans are {plans.shape}")
     seen = boxes.under(switches)
 
     def hits(paths: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.scores import planning
 from fastloop.datasets.scores.boxes import Boxes, from_vad_features
 from fastloop.datasets.scores.conventions import CONVENTIONS, FAULTS
+from fastloop.datasets.scores.footprint import corners
 from fastloop.datasets.scores.occupancy import (
     draw,
     ego_cells,
@@ -23,6 +24,7 @@ from fastloop.datasets.scores.occupancy import (
     hits_on_grids,
     points_on_grids,
 )
+from fastloop.datasets.scores.resampling import seen_from, source_cells
 
 pytest.importorskip("cv2")
 N = 12
@@ -69,6 +71,7 @@ def random_boxes(rng, samples, each, far=60.0):
         human=rng.random(K) < 0.3,
         known=rng.random(K) < 0.8,
         about_rear_axle=rectangles + np.array([0.94, 0, 0, 0, 0, 0]),
+        motion=rng.normal(0, [20, 5, 0.5], (samples, 6, 3)),
     )
 
 
@@ -108,7 +111,7 @@ def test_mended_points_look_where_boxes_are_drawn(name):
     rules = CONVENTIONS[name]
     rng = np.random.default_rng(3)
     boxes = random_boxes(rng, 4, 1, far=40)
-    boxes = boxes[(boxes.rectangles[:, 2:4] > 2).all(1)]
+    boxes = boxes[(boxes.rectangles[:, 2:4] > 2).all(1)].under(())
     grids = draw(boxes, 4, 6, rules)
     middles = np.full((4, 6, 2), 49.0)  # nothing there
     middles[boxes.sample, boxes.step] = boxes.rectangles[:, :2]
@@ -249,3 +252,58 @@ def test_boxes_that_cannot_be_are_refused(bad):
         replace(boxes, step=boxes.step[1:])
     with pytest.raises(DatasetError, match=r"expected \(A, 9\) and \(A, 34\)"):
         from_vad_features(np.zeros((3, 9)), np.zeros((3, 33)))
+    motion = boxes.motion.copy()
+    motion[0, 0, 0] = bad
+    with pytest.raises(DatasetError, match="motion"):
+        replace(boxes, motion=motion)
+    with pytest.raises(DatasetError, match=r"motion \(1, 6, 3\) where plans are \(2, 6, 2\)"):
+        planning.collisions(*np.zeros((2, 2, 6, 2)), boxes, convention="stp3")
+
+
+@pytest.mark.parametrize(
+    ("pose", "cells", "rows", "columns"),
+    [
+        ((10, 3, 0), 80, (135, 144), (84, 91)),
+        ((8, 2, 0.4), 79, (131, 142), (99, 109)),
+        ((0, 0, 0.1), 79, (115, 125), (92, 99)),
+    ],
+)
+def test_grids_are_sampled_as_st_p3_samples_them(pose, cells, rows, columns):
+    """``warp_features`` of ST-P3 on a grid in which rows 115-124 and columns 90-97 are occupied."""
+    every = [v.reshape(1, -1) for v in np.indices((200, 200))]
+    row, column = (
+        np.rint(v).astype(int).reshape(200, 200)
+        for v in source_cells(*every, np.array([pose]), 200, 50.0)
+    )
+    found = (row >= 115) & (row < 125) & (column >= 90) & (column < 98)
+    at = np.nonzero(found)
+    assert found.sum() == cells
+    assert (at[0].min(), at[0].max()) == rows
+    assert (at[1].min(), at[1].max()) == columns
+
+
+def test_after_a_lane_change_resampled_objects_are_elsewhere():
+    """The vehicle moves 3 m to the left, without a turn: what stands ahead appears 6 m aside."""
+    one = np.zeros(1, np.int64)
+    motion = np.zeros((1, 6, 3))
+    motion[0, 0] = 10, 3, 0
+    box = np.array([[20.0, 0.0, 4.0, 2.0, 1.0, 0.0]])
+    boxes = Boxes(one, one, box, one > 0, one == 0, motion=motion)
+    rules = CONVENTIONS["stp3"]
+
+    def middle(faults):
+        rows, columns = np.nonzero(draw(boxes.under(faults), 1, 6, rules)[0, 0])
+        return rows.mean() / 2 - 50, columns.mean() / 2 - 50
+
+    assert middle({"cells"}) == (20, 0)
+    assert middle({"cells", "resampled_grid"}) == (20, -6)
+    assert boxes.under({"resampled_grid"}).motion is None  # boxes know no grid
+
+
+@given(st.floats(-3, 3), st.floats(-50, 50), st.floats(-50, 50))
+def test_boxes_as_seen_from_elsewhere(turn, x, y):
+    box = np.array([[3.0, 4.0, 5.0, 2.0, 0.8, 0.6]])
+    seen = seen_from(box, np.array([[x, y, turn]]))
+    cos, sin = np.cos(turn), np.sin(turn)
+    back = corners(seen) @ [[cos, sin], [-sin, cos]] + [x, y]
+    np.testing.assert_allclose(back, corners(box), atol=1e-9)
