@@ -181,4 +181,5 @@ def _around(
     way = data.tables.ego_pose[scene.first : scene.last, :2, 3]
     low, high = way.min(axis=0), way.max(axis=0)
     reach = float((high - low).max() / 2 + AROUND_M)
-    return there.window(*((low + high) / 2).tolist(), reach)
+    x, y = (low + high) / 2
+    return there.window(float(x), float(y), reach)

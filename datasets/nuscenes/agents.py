@@ -79,9 +79,10 @@ class Agents:
             known = self._followed(samples, sample, step, box)
         rectangles = self._rectangles(invert(self.tables.lidar_pose)[present], box)
         forward_left = rectangles[:, [1, 0, 2, 3, 5, 4]] * [1, -1, 1, 1, 1, -1]
-        rear = None
+        rear, motion = None, None
         if convention == "stp3":
             rear = self._rectangles(invert(_level(self.tables.ego_pose[present])), box)
+            motion = self._motion(samples, np.where(there, ahead, samples[:, None]))
         return Boxes(
             sample=sample,
             step=step,
@@ -89,7 +90,14 @@ class Agents:
             human=self._human[every.category[box]],
             known=known,
             about_rear_axle=rear,
+            motion=motion,
         )
+
+    def _motion(self, samples: NDArray[np.int64], ahead: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N, 6, 3) x, y and heading of the rear axle at `ahead`, in its frame at `samples`."""
+        poses = self.tables.ego_pose
+        moved = invert(poses[samples])[:, None] @ poses[ahead]
+        return np.concatenate([moved[..., :2, 3], yaws(moved)[..., None]], axis=-1)
 
     def _annotated(
         self, frames: NDArray[np.int64], wanted: NDArray[np.bool_]

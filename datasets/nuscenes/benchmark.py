@@ -261,7 +261,8 @@ class NuScenesPlanning:
     def _score(
         self, rows: NDArray[np.int64], plans: NDArray[np.float64]
     ) -> dict[str, NDArray[np.float64]]:
-        truth, columns = self._motion.future[rows], {}
+        truth = self._motion.future[rows]
+        columns: dict[str, NDArray[np.float64]] = {}
         for name in self.conventions:
             valid, switches = self._valid[name][rows], self._faults[name]
             agents = self._agents_near if self._near_only and name == "vad" else self._agents

@@ -34,7 +34,8 @@ def read_rows(path: Path, fields: Mapping[str, Any], block: int = BLOCK) -> Iter
         DatasetError: not such a list; names the byte, or the row and its field.
     """
     msgspec = require("msgspec", extra="data")
-    reader = msgspec.json.Decoder(list[msgspec.defstruct("Row", list(fields.items()), gc=False)])
+    row: Any = msgspec.defstruct("Row", list(fields.items()), gc=False)
+    reader = msgspec.json.Decoder(list[row])
     with path.open("rb") as file:
         text, start, rows_before, opening = b"", 0, 0, b""
         more = True

@@ -59,17 +59,15 @@ class Table:
         self.name, self.rows, self.places = name, [], []
         place = 0
         for block in read_rows(folder / f"{name}.json", _FIELDS[name]):
-            kept = range(len(block))
-            if keep is not None:
-                kept = self._kept(block, place, keep)
+            kept = list(range(len(block))) if keep is None else self._kept(block, place, keep)
             self.rows += [block[i] for i in kept]
             self.places += [place + i for i in kept]
             place += len(block)
         self.index = {row.token: i for i, row in enumerate(self.rows)}
         if len(self.index) != len(self.rows):
-            seen: set[str] = set()
-            twice = next(i for i, r in enumerate(self.rows) if r.token in seen or seen.add(r.token))
-            raise self.fault(twice, "another row has this token")
+            # The index holds the last row of each token.
+            twice = next(i for i, row in enumerate(self.rows) if self.index[row.token] != i)
+            raise self.fault(self.index[self.rows[twice].token], "another row has this token")
 
     def _kept(self, block: list[Any], place: int, keep: Callable[[Any], bool]) -> list[int]:
         try:

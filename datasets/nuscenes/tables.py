@@ -147,7 +147,8 @@ def read_tables(root: Path, version: str, split: str | None = None) -> Tables:
     wanted = [i for i, row in enumerate(scene.rows) if row.name in names]
     if not wanted:
         raise DatasetError(f"{folder} holds no scene of {split or 'any split'}")
-    order, scenes = [], []
+    order: list[int] = []
+    scenes = []
     for i in wanted:
         first = len(order)
         order += _chain(scene, i, every, home)
@@ -174,7 +175,9 @@ def read_tables(root: Path, version: str, split: str | None = None) -> Tables:
 
 def _chain(scene: Table, i: int, sample: Table, home: NDArray[np.int64]) -> list[int]:
     """The samples of scene `i`, from its first along `next`."""
-    row, order, seen = scene.rows[i], [], set()
+    row = scene.rows[i]
+    order: list[int] = []
+    seen = set()
     token, before = row.first_sample_token, ""
     while token:
         at = sample.index.get(token)
@@ -255,8 +258,10 @@ class _Poses:
 
     def cameras(self, k: int) -> dict[str, CameraData]:
         return {
-            channel: CameraData(*file, self._intrinsic[by], self._mount[by], self._pose[at])
-            for channel, (*file, by, at) in self._cameras[k].items()
+            channel: CameraData(
+                path, height, width, self._intrinsic[by], self._mount[by], self._pose[at]
+            )
+            for channel, (path, height, width, by, at) in self._cameras[k].items()
         }
 
 
