@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop import extras
 from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.extras import require
 
 __all__ = ["OVERHEAD", "read", "records", "write"]
 
@@ -165,5 +165,5 @@ def _payload(
 
 
 def _masked_crc(data: bytes | NDArray[np.uint8]) -> int:
-    crc: int = extras.require("google_crc32c", extra="data").value(data)
+    crc: int = require("google_crc32c", extra="data").value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

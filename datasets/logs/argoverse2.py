@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from fastloop import extras
 from fastloop.datasets.driving_log import DrivingLog, MapFeature, Track
 from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
 from fastloop.datasets.logs import sightings
+from fastloop.extras import require
 
 __all__ = ["is_log", "read"]
 
@@ -83,7 +83,7 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
         MissingExtraError: without pyarrow.
     """
     path = Path(path)
-    extras.require("pyarrow", extra="data")
+    require("pyarrow", extra="data")
     if path.is_file():
         path = path.parent
     if not path.is_dir():
@@ -243,8 +243,8 @@ def _rows(names: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
 
 def _table(file: Path, columns: Mapping[str, str]) -> Table:
     """The columns of a parquet or feather file, checked to be what `columns` says they are."""
-    pyarrow = extras.require("pyarrow", extra="data")
-    types = extras.require("pyarrow.types", extra="data")
+    pyarrow = require("pyarrow", extra="data")
+    types = require("pyarrow.types", extra="data")
     if not file.is_file():
         raise DatasetError(f"{file} does not exist")
     checks = {
@@ -274,11 +274,11 @@ def _table(file: Path, columns: Mapping[str, str]) -> Table:
 
 
 def _arrow(file: Path, columns: Sequence[str]) -> Any:
-    pyarrow = extras.require("pyarrow", extra="data")
+    pyarrow = require("pyarrow", extra="data")
     if file.suffix == ".feather":
         with pyarrow.OSFile(str(file)) as source:
             return pyarrow.ipc.open_file(source).read_all().select(columns)
-    parquet = extras.require("pyarrow.parquet", extra="data")
+    parquet = require("pyarrow.parquet", extra="data")
     with parquet.ParquetFile(file) as opened:
         if opened.metadata.num_rows > file.stat().st_size:
             raise DatasetError(f"it claims {opened.metadata.num_rows} rows, more than its bytes")

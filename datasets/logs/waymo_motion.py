@@ -137,7 +137,7 @@ def _from_scenario(scenario: Any, where: str) -> DrivingLog:
         for state in moment.lane_states:
             lights.setdefault(str(state.lane), {})[step] = state
     return DrivingLog(
-        name=scenario.scenario_id,
+        name=protos.text(scenario, "scenario_id", where=where),
         source=SOURCE,
         frame=FRAME,
         stamps=np.round(seconds * 1e9).astype(np.int64),

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop import extras
 from fastloop.datasets import tfrecord
 from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.waymo import protos, wire
+from fastloop.extras import require
 
 __all__ = ["CAMERAS", "FUTURE", "PAST", "Calibration", "Camera", "Frame", "parse", "read"]
 
@@ -90,7 +90,7 @@ class Camera:
             raise DatasetError(f"{self.where}: a damaged JPEG ({error})") from error
 
     def _open(self) -> Any:
-        pillow = extras.require("PIL.Image", extra="data")
+        pillow = require("PIL.Image", extra="data")
         try:
             return pillow.open(io.BytesIO(self.jpeg()), formats=["JPEG"])
         except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
@@ -152,10 +152,7 @@ def parse(payload: memoryview, path: Path, offset: int) -> Frame:
     """
     where = f"{path} at byte {offset}"
     message, content, images = _message(payload, where)
-    try:
-        name = content.context.name
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{where}: the name of the frame is no text ({error})") from error
+    name = protos.text(content.context, "name", where=where)
     parts = NAME.fullmatch(name)
     if not parts:
         raise DatasetError(f"{where}: a frame called {name!r}; expected <sequence>-<number>")

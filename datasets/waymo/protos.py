@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from fastloop import extras
 from fastloop.datasets.errors import DatasetError
+from fastloop.extras import require
 
-__all__ = ["MESSAGES", "messages", "parse"]
+__all__ = ["MESSAGES", "messages", "parse", "text"]
 
 MESSAGES = Path(__file__).with_name("messages.yaml")
 
@@ -31,7 +31,7 @@ def messages(name: str) -> Any:
         DatasetError: where there is no such message, with the messages that there are.
         MissingExtraError: without protobuf.
     """
-    factory = extras.require("google.protobuf.message_factory", extra="data")
+    factory = require("google.protobuf.message_factory", extra="data")
     pool, names = _pool()
     if name not in names:
         raise DatasetError(f"unknown message {name!r}; have: {', '.join(names)}")
@@ -50,7 +50,7 @@ def parse(name: str, payload: bytes | memoryview, *, where: str) -> Any:
         DatasetError: where the payload is no such message.
     """
     message = messages(name)()
-    decode_error = extras.require("google.protobuf.message", extra="data").DecodeError
+    decode_error = require("google.protobuf.message", extra="data").DecodeError
     try:
         message.ParseFromString(bytes(payload))
     except (decode_error, UnicodeDecodeError) as error:
@@ -58,10 +58,26 @@ def parse(name: str, payload: bytes | memoryview, *, where: str) -> Any:
     return message
 
 
+def text(message: Any, field: str, *, where: str) -> str:
+    """The string in `field`; of damaged text, one runtime of protobuf makes bytes and another an
+    error.
+
+    Raises:
+        DatasetError: where it is no UTF-8.
+    """
+    try:
+        value = getattr(message, field)
+    except UnicodeDecodeError as error:
+        value = error.object
+    if not isinstance(value, str):
+        raise DatasetError(f"{where}: {field} is no text: {value!r:.80}")
+    return value
+
+
 @cache
 def _pool() -> tuple[Any, list[str]]:
-    descriptor_pb2 = extras.require("google.protobuf.descriptor_pb2", extra="data")
-    pool = extras.require("google.protobuf.descriptor_pool", extra="data").DescriptorPool()
+    descriptor_pb2 = require("google.protobuf.descriptor_pb2", extra="data")
+    pool = require("google.protobuf.descriptor_pool", extra="data").DescriptorPool()
     names = []
     for package, content in yaml.safe_load(MESSAGES.read_text("utf-8")).items():
         file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
-from fastloop.datasets.waymo.protos import messages, parse
+from fastloop.datasets.waymo.protos import messages, parse, text
 
 __all__ = ["Submission", "check_metadata", "read", "read_frames", "write"]
 
@@ -130,21 +130,22 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Submission:
     twice = set()
     for where, payload in _payloads(path):
         message = parse(MESSAGE, payload, where=where)
-        said = _metadata(message)
+        said = _metadata(message, where)
         if metadata not in (None, said):
             on_fault(DatasetError(f"{where}: its metadata differ from those of the first part"))
         metadata = metadata or said
         for number, row in enumerate(message.predictions):
             try:
-                if not row.frame_name:
+                name = text(row, "frame_name", where=f"prediction {number}")
+                if not name:
                     raise DatasetError(f"prediction {number} has no frame name")
-                if row.frame_name in twice or predictions.pop(row.frame_name, None) is not None:
-                    twice.add(row.frame_name)
-                    raise DatasetError(f"frame {row.frame_name} is predicted twice")
+                if name in twice or predictions.pop(name, None) is not None:
+                    twice.add(name)
+                    raise DatasetError(f"frame {name} is predicted twice")
                 if len(row.trajectory.pos_x) != len(row.trajectory.pos_y):
-                    raise DatasetError(f"frame {row.frame_name}: not as many x as y")
+                    raise DatasetError(f"frame {name}: not as many x as y")
                 points = np.stack([row.trajectory.pos_x, row.trajectory.pos_y], axis=-1)
-                predictions[row.frame_name] = _trajectory(row.frame_name, points)
+                predictions[name] = _trajectory(name, points)
             except DatasetError as fault:
                 on_fault(DatasetError(f"{where}: {fault}"))
     if not predictions:
@@ -267,17 +268,16 @@ def _parts(
         yield part.SerializeToString(deterministic=True)
 
 
-def _metadata(message: Any) -> dict[str, Any]:
+def _metadata(message: Any, where: str) -> dict[str, Any]:
+    plain = (
+        "account_name", "unique_method_name", "num_model_parameters", "affiliation", "description",
+        "method_link",
+    )  # fmt: skip
     return {
-        "account_name": message.account_name,
-        "unique_method_name": message.unique_method_name,
+        **{name: text(message, name, where=where) for name in plain},
         "uses_public_model_pretraining": message.uses_public_model_pretraining,
-        "num_model_parameters": message.num_model_parameters,
         "public_model_names": list(message.public_model_names),
         "authors": list(message.authors),
-        "affiliation": message.affiliation,
-        "description": message.description,
-        "method_link": message.method_link,
     }
 
 

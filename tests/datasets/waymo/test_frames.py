@@ -230,3 +230,11 @@ def test_real_frames(realdata):
     assert first.cameras["front"].pixels().shape == (1079, 972, 3)
     assert first.cameras["front"].size() == (1079, 972)
     assert first.cameras["front"].calibration.width == 972
+
+
+def test_a_name_that_is_no_text_is_a_fault(wod, tmp_path):
+    payload = wod.message().SerializeToString()
+    name = wod.message().frame.context.name.encode()
+    torn = payload.replace(name, b"\xff" + name[1:], 1)
+    with pytest.raises(DatasetError, match="no text"):
+        frames.parse(memoryview(torn), tmp_path / "shard", 0)
