@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -161,8 +162,11 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     Args:
         windows: what is cut.
         batch_size, seed: of `Windows.batch`.
-        num_workers: processes; 0 makes each batch when it is asked for.
+        num_workers: processes; 0 makes each batch when it is asked for. Those of one `Batches` run
+            at a time.
     """
+
+    running: ClassVar[WeakSet[Batches]] = WeakSet()
 
     def __init__(
         self, windows: Windows, batch_size: int, seed: int, *, num_workers: int = 0
@@ -183,7 +187,9 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         if not self.num_workers:
             return self[step]
         if step != self.next_step:
-            self.ahead = iter(())  # ends the processes that there are
+            for other in [*Batches.running]:  # what forks while there are others inherits them
+                other.stop()
+            Batches.running.add(self)
             loader: DataLoader[Any] = DataLoader(
                 self,
                 batch_size=None,
@@ -195,6 +201,10 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
             self.ahead = iter(loader)
         self.next_step = step + 1
         return next(self.ahead)
+
+    def stop(self) -> None:
+        """End the processes; they start again when a batch is asked for."""
+        self.ahead, self.next_step = iter(()), -1
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         return self.windows.batch(step, self.batch_size, self.seed)

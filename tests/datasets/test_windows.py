@@ -176,6 +176,18 @@ def test_batches_do_not_depend_on_the_number_of_workers(num_workers):
     assert torch.equal(torch.rand(1), expected_noise)  # dropout draws what it would have drawn
 
 
+def test_two_trainings_take_turns(capfd):
+    windows = stored([9, 4, 7])
+    first, second = (Batches(windows, 4, seed, num_workers=1) for seed in (0, 1))
+    for step in range(3):
+        for seed, batches in enumerate((first, second)):
+            found, expected = batches(step), windows.batch(step, 4, seed)
+            assert torch.equal(found["image"], expected["image"])
+    first.stop()
+    second.stop()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_fault_in_a_worker_is_a_fault_here():
     with pytest.raises(DatasetError, match="frame 3 is damaged"):
         Batches(stored([9], whole=3), 9, 0, num_workers=1)(0)
