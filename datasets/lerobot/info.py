@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fastloop.datasets.errors import DatasetError
-from fastloop.datasets.video import LARGEST_IMAGE
+from fastloop.datasets.images import LARGEST_IMAGE
 
 __all__ = ["Feature", "Info", "complete", "inside", "read_json"]
 

@@ -14,10 +14,11 @@ from safetensors.numpy import load_file
 
 from fastloop.datasets.demonstration import LazyFrames
 from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.images import EncodedImages, decode_image
 from fastloop.datasets.lerobot.episodes import EpisodeRows
 from fastloop.datasets.lerobot.info import Feature, Info, inside, read_json
 from fastloop.datasets.lerobot.tables import column, read_arrow, stored_images
-from fastloop.datasets.video import EncodedImages, VideoFrames, decode_image, probe
+from fastloop.datasets.video import VideoFrames, probe
 from fastloop.extras import require
 
 __all__ = ["episodes", "read_info"]

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from fastloop.datasets.demonstration import LazyFrames
 from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.images import EncodedImages
 from fastloop.datasets.lerobot.episodes import EpisodeRows, columns, spans
 from fastloop.datasets.lerobot.info import Feature, Info, complete, inside
 from fastloop.datasets.lerobot.tables import ParquetImages, read_parquet
-from fastloop.datasets.video import EncodedImages, VideoFrames
+from fastloop.datasets.video import VideoFrames
 
 __all__ = ["episodes"]
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from fastloop.datasets.demonstration import Demonstration, Frames
 from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.images import encode_image
 from fastloop.datasets.lerobot import schema
 from fastloop.datasets.lerobot.info import Feature
 from fastloop.datasets.statistics import BLOCK, Running
-from fastloop.datasets.video import VideoWriter, encode_image, probe
+from fastloop.datasets.video import VideoWriter, probe
 from fastloop.extras import require
 
 __all__ = ["write"]

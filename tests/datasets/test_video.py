@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 
 from fastloop.datasets import video
 from fastloop.datasets.errors import DatasetError
-from fastloop.datasets.video import (
-    EncodedImages,
-    VideoFrames,
-    VideoWriter,
-    decode_image,
-    encode_image,
-    probe,
-)  # fmt: skip
+from fastloop.datasets.video import VideoFrames, VideoWriter, probe
 
 pytest.importorskip("av")
 
@@ -140,35 +133,6 @@ def test_a_damaged_file_is_data_or_a_fault(film, tmp_path_factory, damage):
     with suppress(DatasetError):
         frames = VideoFrames(path, np.arange(COUNT) / FPS)
         assert frames[::7].shape == (9, *frames.shape[1:])
-
-
-@given(
-    height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 99)
-)  # fmt: skip
-def test_images_lose_nothing(height, width, seed):
-    picture = np.random.default_rng(seed).integers(0, 256, (3, height, width), np.uint8)
-    np.testing.assert_array_equal(decode_image(encode_image(picture), "here"), picture)
-
-
-@settings(max_examples=50)
-@given(damage=DAMAGE)
-def test_a_damaged_image_is_data_or_a_fault(damage):
-    picture = np.random.default_rng(0).integers(0, 256, (3, 9, 7), np.uint8)
-    with suppress(DatasetError):
-        found = decode_image(damaged(encode_image(picture), *damage), "here", picture.shape)
-        assert found.shape == picture.shape
-
-
-def test_images_of_another_size_are_refused():
-    encoded = [encode_image(pictures(1, size)[0]) for size in ((4, 6), (6, 4))]
-    images = EncodedImages(lambda places: [encoded[i] for i in places], (2, 3, 4, 6), "there")
-    assert images[0].shape == (3, 4, 6)
-    with pytest.raises(DatasetError, match=r"there: an image has shape \(3, 6, 4\)"):
-        images[:]
-    huge = bytearray(encoded[0])
-    huge[16:24] = bytes([0, 0, 127, 255] * 2)  # says that it is 32767 x 32767
-    with pytest.raises(DatasetError, match="there"):
-        decode_image(bytes(huge), "there")
 
 
 def test_real_films(realdata):

@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from fastloop.datasets import lerobot
 from fastloop.datasets.demonstration import Demonstration
-from fastloop.datasets.video import VideoWriter, encode_image
+from fastloop.datasets.images import encode_image
+from fastloop.datasets.video import VideoWriter
 
 pa = pytest.importorskip("pyarrow")
 pytest.importorskip("av")
