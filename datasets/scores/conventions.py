@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["CONVENTIONS", "FAULTS", "HORIZONS", "Convention", "checked"]
+__all__ = ["CONVENTIONS", "DEFINITION", "FAULTS", "HORIZONS", "Convention", "checked"]
 
 HORIZONS: Mapping[str, int] = MappingProxyType({"1s": 2, "2s": 4, "3s": 6})
 """Name of a horizon to its number of waypoints at 2 Hz."""
@@ -55,6 +55,12 @@ FAULTS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Switches: what a reference does wrong, and what is done where the switch is off."""
+
+DEFINITION = frozenset(
+    {"cells", "filtered_as_free", "fixed_heading", "heading_reset", "vehicles_only"}
+)
+"""Those of `FAULTS` that belong to what a convention says it counts: without them its figure is no
+longer comparable with published ones. The others are slips of its code."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +140,21 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
             point_from_m=49.95,
             faults=_COMMON | {"late_objects_invisible", "vehicles_only", "heading_reset"},
         ),
+        "exact": Convention(
+            pooling="any",
+            whole=True,
+            ahead_m=0.5,
+            cell_m=0.5,
+            rows=(0, 1),
+            columns=(1, 1),
+            row_shift=0,
+            point_from_m=50.0,
+            faults=frozenset(),
+        ),
     }
 )
-"""UniAD @dd161b22, ST-P3 @6b11e132, VAD @1688c4b1, OmniDrive @807c86a0 (after BEV-Planner)."""
+"""UniAD @dd161b22, ST-P3 @6b11e132, VAD @1688c4b1, OmniDrive @807c86a0 (after BEV-Planner);
+and ``exact``, nobody's: whether the vehicle's box has hit anybody's by then."""
 
 
 def checked(convention: str, faults: Collection[str]) -> tuple[Convention, frozenset[str]]:

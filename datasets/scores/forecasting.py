@@ -21,9 +21,10 @@ TOLERANCE = 2  # m
 FIGURES: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("minADE", "MinADEK", {}, "m"),
     ("minFDE", "MinFDEK", {}, "m"),
-    (f"MissRateTopK_{TOLERANCE}", "MissRateTopK", {"tolerance": TOLERANCE}, "1"),
+    (f"MissRateTopK_{TOLERANCE}", "MissRateTopK", {"tolerance": TOLERANCE}, "fraction"),
 )
-UNITS = {f"{name}_{k}": unit for name, _, _, unit in FIGURES for k in TOP_K} | {"OffRoadRate": "1"}
+UNITS = {f"{name}_{k}": unit for name, _, _, unit in FIGURES for k in TOP_K}
+UNITS["OffRoadRate"] = "fraction"
 
 
 def displacement_scores(

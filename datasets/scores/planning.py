@@ -23,6 +23,7 @@ from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.scores.boxes import Boxes, from_vad_features
 from fastloop.datasets.scores.conventions import (
     CONVENTIONS,
+    DEFINITION,
     FAULTS,
     HORIZONS,
     Convention,
@@ -40,6 +41,7 @@ from fastloop.datasets.scores.overlap import hits_of_boxes
 
 __all__ = [
     "CONVENTIONS",
+    "DEFINITION",
     "FAULTS",
     "HORIZONS",
     "Boxes",

@@ -44,8 +44,14 @@ def test_constant_velocity_on_mini(mini, realdata):
         assert found[f"{name}_avg"].value == pytest.approx(np.mean(values), abs=1e-4)
     assert {name.rpartition("_")[0] for name in found} == {
         *(f"{kind}_{c}" for kind in ("l2", "collision") for c in ("uniad", "stp3", "vad")),
+        "collision_exact",
         "boundary_rate",
     }
+    hits = {"uniad": (0, 3, 13), "exact": (0, 6, 19)}  # the first as UniAD's own code counts them
+    for name, counts in hits.items():
+        for horizon, count in zip(("1s", "2s", "3s"), counts, strict=True):
+            metric = found[f"collision_{name}_{horizon}"]
+            assert (metric.value, metric.unit) == (pytest.approx(count / 334), "fraction")
     assert 0 < found["boundary_rate_3s"].value < 0.2
 
 
@@ -191,8 +197,8 @@ def test_a_picture_outside_of_the_root_is_not_read(write_root, tmp_path):
         ({"samples": "all"}, "samples='all'; have: common, published"),
         ({"faults": ["typo"]}, f"'typo'.*have: all, {next(iter(PLANNING_FAULTS))}"),
         ({"faults": "cells"}, "unknown faults"),
-        ({"conventions": ["nuplan"]}, "have: stp3, uniad, vad"),
-        ({"conventions": "uniad"}, "have: stp3, uniad, vad"),
+        ({"conventions": ["nuplan"]}, "have: exact, stp3, uniad, vad"),
+        ({"conventions": "uniad"}, "have: exact, stp3, uniad, vad"),
         ({"split": "test"}, "no scene of test"),
         ({"version": "v1.0-trainval"}, "lacks attribute.json"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastloop.datasets.errors import DatasetError
-from fastloop.datasets.waymo.submission import read_frames, read, write
+from fastloop.datasets.waymo.submission import read, read_frames, write
 
 pytest.importorskip("google.protobuf")
 METADATA = {
