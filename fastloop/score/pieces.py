@@ -144,7 +144,8 @@ def open_benchmark(
     if not hasattr(kind, "score"):
         raise ValueError(
             f"dataset: {dataset['_target_']} holds demonstrations to train on, and nothing to "
-            "score plans against; have: dataset=nuscenes, dataset=wod_e2e"
+            "score plans against; have: dataset=nuscenes, dataset=nuscenes_prediction, "
+            "dataset=wod_e2e"
         )
     tells = progress is not None and "progress" in inspect.signature(kind).parameters
     benchmark: Benchmark = build(

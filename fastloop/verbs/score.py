@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,9 +13,11 @@ from fastloop.config import ScoreConfig
 from fastloop.datasets import predictions
 from fastloop.datasets.benchmark import Benchmark, Moment
 from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.nuscenes.prediction import NuScenesPrediction
 from fastloop.progress import bar
 from fastloop.run_folder import config_digest, config_yaml, make_run_dir, provenance, write_result
 from fastloop.score.findings import Coverage, ScoreFindings, metric_table
+from fastloop.score.forecasts import score_forecasts
 from fastloop.score.page import render_score
 from fastloop.score.pieces import Job, load_planner, open_benchmark
 from fastloop.score.planner import Planner
@@ -22,6 +25,7 @@ from fastloop.score.run import Outcome, divide, do_run
 from fastloop.score.submission import check_submission, write_submission
 from fastloop.score.workers import WORKERS
 from fastloop.sims.report.console import text_table
+from fastloop.sims.targets import find
 
 __all__ = ["run"]
 
@@ -39,6 +43,8 @@ def run(config: ScoreConfig) -> int:
     """
     _check(config)
     console = Console()
+    if find(config.dataset, "dataset") is NuScenesPrediction:
+        return _run_forecasts(config, console)
     with console.status("opening the data set") as status:
 
         def show(done: int, total: int) -> None:
@@ -78,7 +84,24 @@ def run(config: ScoreConfig) -> int:
         _coverage(benchmark, given, outcome),
         outcome.worst(benchmark, config.worst),
     )
-    return _report(config, benchmark, found, folder, console)
+    moments = [_moment(benchmark, case.key) for case in found.worst]
+    return _report(config, found, moments, folder, console)
+
+
+def _run_forecasts(config: ScoreConfig, console: Console) -> int:
+    if config.predictions is None:
+        raise ValueError(
+            "nuScenes prediction is of other agents, which no policy here forecasts; say "
+            "predictions=FILE, a submission in the challenge's JSON"
+        )
+    folder = make_run_dir("score", config.run_dir)
+    with console.status("opening the data set") as status:
+
+        def show(done: int, total: int) -> None:
+            status.update(f"scoring: {done} of {total} agents")
+
+        found = score_forecasts(config.predictions, config.dataset, show)
+    return _report(config, found, [], folder, console)
 
 
 def _check(config: ScoreConfig) -> None:
@@ -157,8 +180,8 @@ def _moment(benchmark: Benchmark, key: str) -> Moment | None:
 
 def _report(
     config: ScoreConfig,
-    benchmark: Benchmark,
     found: ScoreFindings,
+    moments: Sequence[Moment | None],
     folder: Path,
     console: Console,
 ) -> int:
@@ -171,7 +194,6 @@ def _report(
     metrics = {name: dataclasses.asdict(metric) for name, metric in found.metrics.items()}
     kept = dataclasses.asdict(coverage) | {"value": coverage.value, "complete": coverage.complete}
     write_result(folder, "score", config, metrics, kept, **facts)
-    moments = [_moment(benchmark, case.key) for case in found.worst]
     page = folder / "report.html"
     page.write_text(
         render_score(found, moments, provenance(**facts), config_yaml(config)), encoding="utf-8"

@@ -33,6 +33,7 @@ OF_THEIR_OWN = {
     ("sim", "gymnasium"): ["eval", "sim.id=Pendulum-v1"],
     ("policy", "ad_mlp"): ["score", "policy.checkpoint=mlp.pth"],
     ("dataset", "nuscenes"): ["score"],
+    ("dataset", "nuscenes_prediction"): ["score"],
     ("dataset", "wod_e2e"): ["score"],
 }
 
