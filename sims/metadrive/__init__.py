@@ -1,0 +1,1 @@
+"""MetaDrive as the engine of recorded and of made-up traffic."""
