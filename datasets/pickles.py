@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fastloop.datasets.errors import DatasetError
 
-__all__ = ["load"]
+__all__ = ["load", "loads"]
 
 # Left out: persistent ids, the extension registry, objects by INST, OBJ and NEWOBJ, buffers from
 # outside, and integers of more than 255 bytes.

@@ -352,7 +352,7 @@ def _write_track(key: str, track: Track) -> dict[str, Any]:
 
 def _write_feature(feature: MapFeature) -> dict[str, Any]:
     word = feature.category
-    if FEATURES.get(word) != feature.kind:
+    if FEATURES.get(word, "other") != feature.kind or not word or word.startswith(OWN_TYPE):
         word = FEATURE_TYPES.get(feature.kind, OWN_TYPE + feature.kind.upper())
     if (word in POLYGONS and not feature.area) or (feature.kind == "lane" and feature.area):
         word = OWN_TYPE + feature.kind.upper()

@@ -2,9 +2,9 @@
 
 Both hold 9.1 s at 10 Hz (1 s behind, 8 s ahead of ``current_time_index`` 10; ``training_20s`` has
 20 s) in a right-handed frame of the world whose origin is arbitrary: m, rad, m/s, centers of boxes
-(Ettinger et al., 2021, https://github.com/waymo-research/waymo-open-dataset). A Scenario has
-all tracks, the map as lines, and which lanes lead to which; a tf.Example has at most 128 tracks in
-float32, and the map as up to 20000 points in it without their relations.
+(Ettinger et al., 2021, https://github.com/waymo-research/waymo-open-dataset). A Scenario has all
+tracks, the map as lines and areas, and which lanes lead to which; a tf.Example has at most 128
+tracks in float32, and of the map up to 20000 points without their relations.
 """
 
 from __future__ import annotations

@@ -128,6 +128,14 @@ def test_a_scenario_is_read(columns: bool, tmp_path: Path) -> None:
     )
 
 
+def test_types_are_written_as_they_were(tmp_path: Path) -> None:
+    scenario = make_scenario()
+    written = scenarionet.to_scenario(read_back(scenario, tmp_path))
+    for part in ("tracks", "map_features", "dynamic_map_states"):
+        types = {key: value["type"] for key, value in scenario[part].items()}
+        assert {key: value["type"] for key, value in written[part].items()} == types
+
+
 def test_lights_of_the_first_form_are_read(tmp_path: Path) -> None:
     scenario = make_scenario()
     light = scenario["dynamic_map_states"]["1"]
