@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -89,8 +89,14 @@ class Recipe:
                 f"actions of {dim} elements cannot be relative to {anchor}; network.relative_to "
                 f"can be null{''.join(', ' + key for key in fitting)}"
             )
+        made = build(self.config.dataset, "dataset")
+        if not isinstance(made, Iterable):
+            raise ValueError(
+                f"dataset: {self.config.dataset['_target_']} holds no demonstrations to train on; "
+                "have: adroit_door, lerobot, replay_buffer, robomimic"
+            )
         windows = Windows.of(
-            build(self.config.dataset, "dataset"),
+            made,
             network.inputs,
             n_obs_steps=network.n_obs_steps,
             horizon=network.horizon,

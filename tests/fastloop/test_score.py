@@ -209,3 +209,9 @@ def test_settings_are_checked_first(score, setting, words):
     code, _, told = score("bad", setting)
     assert code == 2
     assert words in told
+
+
+def test_a_benchmark_is_nothing_to_train_on(shard, capsys):
+    code = cli.main(["train", "dataset=wod_e2e", f"dataset.root={shard}", "run_dir=train"])
+    assert code == 2
+    assert "no demonstrations" in capsys.readouterr().err
