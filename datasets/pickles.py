@@ -81,6 +81,13 @@ def _refused(what: str) -> pickle.UnpicklingError:
     return pickle.UnpicklingError(f"it asks for {what[:80]}; nothing was run")
 
 
+def _short(value: Any) -> str:
+    """A few words on `value`; its own may be endless, of tuples that hold another twice."""
+    if type(value) in (str, bytes, int, float, bool, type(None)):
+        return f"{value!r:.50}"
+    return getattr(value, "__name__", f"a {type(value).__name__}")
+
+
 def _refuse_opcode(name: str) -> Callable[[Any], None]:
     def refuse(self: Any) -> None:
         raise _refused(f"the operation {name}")
@@ -93,7 +100,7 @@ class _DType:
 
     def __init__(self, code: str) -> None:
         if not isinstance(code, str) or not NUMBERS.fullmatch(code):
-            raise _refused(f"an array of {code!r}, which are neither numbers nor words")
+            raise _refused(f"an array of {_short(code)}, which are neither numbers nor words")
         self.value = np.dtype(code)
 
 
@@ -123,8 +130,9 @@ class _NumbersOnly(pickle._Unpickler):  # type: ignore[name-defined,misc]
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         maker = _set if self.stack[-1] is set else self.stack[-1]
-        if maker not in MAKERS or type(arguments) is not tuple:
-            raise _refused(f"a call of {maker!r}")
+        # By identity: to hash a tuple in a tuple and so on takes the stack, or all time.
+        if not any(maker is it for it in MAKERS) or type(arguments) is not tuple:
+            raise _refused(f"a call of {_short(maker)}")
         self.stack[-1] = maker(self, *arguments)
 
     def load_build(self) -> None:
@@ -177,7 +185,7 @@ class _NumbersOnly(pickle._Unpickler):  # type: ignore[name-defined,misc]
         if type(dtype) is not _DType or not isinstance(raw, bytes | bytearray):
             raise _refused("an array of something else than bytes")
         if type(shape) is not tuple or len(shape) > 32 or any(type(n) is not int for n in shape):
-            raise _refused(f"an array of shape {shape!r}")
+            raise _refused("an array of a shape that is not up to 32 integers")
         itemsize = dtype.value.itemsize
         if min(shape, default=0) < 0 or itemsize * math.prod(shape) != len(raw) or not itemsize:
             raise pickle.UnpicklingError(
@@ -206,7 +214,7 @@ def _key(key: Any) -> Any:
     """A key whose hash cannot be chosen so that all keys of a dict meet."""
     if type(key) in (str, bytes, bool, type(None)) or (type(key) is int and abs(key) < 2**60):
         return key
-    raise _refused(f"a key {key!r:.50}, which is neither a word nor an integer")
+    raise _refused(f"a key {_short(key)}, which is neither a word nor an integer")
 
 
 def _count(value: Any, depth: int, known: dict[int, int | None]) -> int:
@@ -232,7 +240,7 @@ def _count(value: Any, depth: int, known: dict[int, int | None]) -> int:
 def _reconstruct(reader: _NumbersOnly, kind: Any, shape: Any, code: Any) -> NDArray[Any]:
     """An empty array to be filled by the pickle, as NumPy does it, for plain arrays only."""
     if kind is not np.ndarray or shape != (0,):  # any other shape is memory for the asking
-        raise _refused(f"an array of type {kind} and shape {shape!r} before its data")
+        raise _refused(f"an array of {_short(kind)} before its data, or one that is not empty then")
     return np.empty(0, np.uint8)
 
 
@@ -246,14 +254,14 @@ def _scalar(reader: _NumbersOnly, dtype: Any, raw: Any) -> Any:
 
 def _from_buffer(reader: _NumbersOnly, raw: Any, dtype: Any, shape: Any, order: str) -> Any:
     if order not in ("C", "F"):
-        raise _refused(f"an array in the order {order!r}")
+        raise _refused(f"an array in the order {_short(order)}")
     return reader.array(raw, dtype, shape, order)
 
 
 def _encode(reader: _NumbersOnly, text: str, encoding: str) -> bytes:
     """Bytes as Python 3 writes them for Python 2."""
     if encoding != "latin1" or not isinstance(text, str):
-        raise _refused(f"the encoding {encoding!r}")
+        raise _refused(f"the encoding {_short(encoding)}")
     reader.charge(len(text))
     return text.encode("latin1")
 
@@ -271,7 +279,7 @@ def _set(reader: _NumbersOnly, members: list[Any]) -> set[Any]:
 
 def _default_dict(reader: _NumbersOnly, factory: Any = None) -> dict[Any, Any]:
     if factory not in (None, int, float, list, dict, set):
-        raise _refused(f"a defaultdict of {factory!r}")
+        raise _refused(f"a defaultdict of {_short(factory)}")
     return collections.defaultdict(factory)
 
 
@@ -296,7 +304,7 @@ ALLOWED: Mapping[tuple[str, str], Any] = {
     ("builtins", "dict"): dict,
     ("builtins", "set"): set,
 }
-MAKERS = frozenset(
-    {_dtype, _reconstruct, _scalar, _from_buffer, _encode, _bytes, _set, _default_dict}
-    | {_ordered_dict}
-)
+MAKERS = (
+    _dtype, _reconstruct, _scalar, _from_buffer, _encode, _bytes, _set, _default_dict,
+    _ordered_dict,
+)  # fmt: skip

@@ -287,6 +287,42 @@ def test_memory_is_bounded_by_the_files_size(what: str) -> None:
         tracemalloc.stop()
 
 
+def twice_over(levels: int) -> bytes:
+    """A tuple of twice the same tuple of twice the same tuple ..."""
+    again = [b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(levels)]
+    return b")" + b"".join(again)
+
+
+WORDY = {
+    "key": b"}" + twice_over(22) + b"K\x01s",
+    "call": twice_over(22) + b")R",
+    "dtype": call(*DTYPE, twice_over(22)),
+    "shape": built(twice_over(22), FLOATS, b"C\x00"),
+    "shape before its data": call(*RECONSTRUCT, ARRAY, twice_over(22), b"C\x01b"),
+    "encoding": call("_codecs", "encode", word("a"), twice_over(22)),
+    "factory": call("collections", "defaultdict", twice_over(22)),
+}
+
+
+@pytest.mark.parametrize("what", WORDY)
+def test_what_is_refused_is_told_in_few_words(what: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError) as error:
+            run_once(WORDY[what])
+        assert tracemalloc.get_traced_memory()[1] < 3e6
+    finally:
+        tracemalloc.stop()
+    assert len(str(error.value)) < 200
+
+
+def test_tuples_however_deep_are_refused() -> None:
+    deep = b")" + b"\x85" * 500_000
+    for stream in (b"}" + deep + b"K\x01s", deep + b")R"):
+        with pytest.raises(DatasetError, match="a tuple"):
+            run_once(stream)
+
+
 @pytest.mark.parametrize("what", ["laughs", "copies of a list", "copies of bytes"])
 def test_what_stands_for_more_than_it_is_is_refused(what: str) -> None:
     with pytest.raises(DatasetError, match=r"repeats itself|makes more of its bytes"):
