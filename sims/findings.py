@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, get_args
 
 import yaml
 
+from fastloop.datasets.scores.intervals import mean_interval
 from fastloop.sims.stats import (
     Interval,
     LatencySummary,
@@ -74,7 +75,8 @@ class Coverage:
 
 @dataclass(frozen=True)
 class ArmFindings:
-    """One policy's success (overall, by task, mean over tasks when several) and latency."""
+    """One policy's success (overall, by task, mean over tasks when several), latency, and the means
+    of what else its simulators say."""
 
     name: str
     success: Interval
@@ -82,11 +84,13 @@ class ArmFindings:
     by_task: Mapping[str, Interval]
     over_tasks: Interval | None
     latency: LatencySummary
+    figures: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate against the baseline; `speedup` is None where nothing was timed."""
+    """A candidate against the baseline; `speedup` is None where nothing was timed, and `figures`
+    are mean differences over pairs of episodes."""
 
     baseline: str
     candidate: str
@@ -96,6 +100,7 @@ class Comparison:
     pairs_needed: int
     speedup: Interval | None
     interleaved: bool
+    figures: Mapping[str, Interval] = field(default_factory=dict)
 
     @property
     def speed_differs(self) -> bool:
@@ -171,7 +176,8 @@ def result_json(summary: RunSummary) -> dict[str, Any]:
 
     Metrics are named ``success/<arm>`` and ``latency_p50/<arm>`` (p90, p99, max, cold_max), with
     ``success_difference`` and ``speedup`` of the first candidate under these plain names and of
-    further ones as ``speedup/<arm>``. What could not be measured is null.
+    further ones as ``speedup/<arm>``. What simulators say besides is ``<figure>/<arm>`` and
+    ``<figure>_difference``. What could not be measured is null.
     """
     findings = analyze(summary)
     metrics: dict[str, dict[str, Any]] = {}
@@ -182,6 +188,8 @@ def result_json(summary: RunSummary) -> dict[str, Any]:
         )
         speedup = comparison.speedup or Interval(math.nan, math.nan, math.nan, 0)
         metrics[f"speedup{suffix}"] = _metric("x", **asdict(speedup))
+        for name, gap in comparison.figures.items():
+            metrics[f"{name}_difference{suffix}"] = _metric("", **asdict(gap))
     for arm in findings.arms:
         metrics[f"success/{arm.name}"] = _metric("fraction", **asdict(arm.success))
         latency = arm.latency
@@ -191,6 +199,8 @@ def result_json(summary: RunSummary) -> dict[str, Any]:
         metrics[f"latency_cold_max/{arm.name}"] = _metric(
             "ms", value=latency.cold_max, n=latency.cold_n
         )
+        for name, mean in arm.figures.items():
+            metrics[f"{name}/{arm.name}"] = _metric("", **asdict(mean))
     return {
         "schema": 1,
         "verb": summary.verb,
@@ -217,7 +227,17 @@ def _arm(arm: Arm) -> ArmFindings:
         by_task={task: wilson(sum(wins), len(wins)) for task, wins in sorted(by_task.items())},
         over_tasks=mean_over_tasks(by_task) if len(by_task) > 1 else None,
         latency=latency_summary(arm.latencies_ms, arm.cold),
+        figures=_means([episode.figures for episode in arm.episodes]),
     )
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    """The mean of every figure over the episodes that have it."""
+    means = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if not math.isnan(row.get(name, math.nan))]
+        means[name] = Interval(*mean_interval(values), len(values))
+    return means
 
 
 def _compare(summary: RunSummary, baseline: Arm, candidate: Arm) -> Comparison:
@@ -229,6 +249,7 @@ def _compare(summary: RunSummary, baseline: Arm, candidate: Arm) -> Comparison:
             if episode.outcome != "error"
         },
     )
+    before = {episode.key: episode for episode in baseline.episodes}
     times = summary.interleaved_ms
     interleaved = baseline.name in times and candidate.name in times
     slow = list(times[baseline.name]) if interleaved else _warm(baseline)
@@ -242,6 +263,18 @@ def _compare(summary: RunSummary, baseline: Arm, candidate: Arm) -> Comparison:
         pairs_needed=pairs_needed(difference.discordance, summary.margin),
         speedup=ratio_of_medians(slow, fast, paired=interleaved) if slow and fast else None,
         interleaved=interleaved,
+        figures=_means(
+            [
+                {
+                    name: value - base.figures[name]
+                    for name, value in episode.figures.items()
+                    if name in base.figures
+                }
+                for episode in candidate.episodes
+                for base in [before.get(episode.key)]
+                if base
+            ]
+        ),
     )
 
 

@@ -36,6 +36,8 @@ class EpisodeRecord:
         retries: tries that broke before this one.
         error: why the last try broke.
         accel: name, exactness and counts of the summed AccelReport of its plans, without times.
+        figures: what else the simulator says of it, by name with its unit, for instance
+            ``progress_m``; none of an error.
     """
 
     task: str
@@ -48,6 +50,7 @@ class EpisodeRecord:
     retries: int = 0
     error: str = ""
     accel: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.outcome not in get_args(Outcome):
@@ -61,7 +64,7 @@ class EpisodeRecord:
     @property
     def summary(self) -> Episode:
         """What the statistics need of it."""
-        return Episode(self.task, self.seed, self.outcome, self.error)
+        return Episode(self.task, self.seed, self.outcome, self.error, self.figures)
 
 
 @dataclass(frozen=True)

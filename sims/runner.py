@@ -283,7 +283,7 @@ class _Loop:
         slot.steps += 1
         slot.rewards.append(tick.reward)
         if tick.outcome:
-            self._finish(slot, tick.outcome)
+            self._finish(slot, tick.outcome, tick.figures or {})
 
     def _plan(self, due: Sequence[_Slot]) -> None:
         """One policy call for each full batch of environments, and their next actions."""
@@ -349,7 +349,7 @@ class _Loop:
             record = EpisodeRecord(item.task, item.seed, "error", retries=retries, error=reason)
             self._record(slot, item, record)
 
-    def _finish(self, slot: _Slot, outcome: Outcome) -> None:
+    def _finish(self, slot: _Slot, outcome: Outcome, figures: Mapping[str, float]) -> None:
         assert slot.item
         accel = asdict(AccelReport.total(slot.reports))
         del accel["stage_ms"]
@@ -363,6 +363,7 @@ class _Loop:
             plans=len(slot.reports),
             retries=self.work.failures[slot.item.key],
             accel=accel,
+            figures=dict(figures),
         )
         self._record(slot, slot.item, record)
 

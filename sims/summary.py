@@ -22,12 +22,20 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True)
 class Episode:
-    """How one episode ended; `detail` says why it did when it is an error."""
+    """How one episode ended.
+
+    Attributes:
+        task, seed: which one.
+        outcome: how.
+        detail: why, when it is an error.
+        figures: what else the simulator says of it, by name with its unit.
+    """
 
     task: str
     seed: int
     outcome: Outcome
     detail: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.outcome not in get_args(Outcome):

@@ -80,7 +80,8 @@ class PointMass(Sim):
         while time.perf_counter() < end:
             pass
         outside = bool(np.abs(self.body[:2]).max() > WALL)
-        return self._observe(), -distance, outside, {"is_success": distance < GOAL_RADIUS}
+        info = {"is_success": distance < GOAL_RADIUS, "figures": {"distance_m": distance}}
+        return self._observe(), -distance, outside, info
 
     def _observe(self) -> Observation:
         return {

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,12 +82,14 @@ class Tick(NamedTuple):
         reward: of this tick.
         outcome: None while the episode goes on.
         sim_s: seconds that the simulator and the camera took.
+        figures: with the outcome, what else the simulator says of the episode.
     """
 
     observation: Observation
     reward: float
     outcome: Outcome | None
     sim_s: float
+    figures: Mapping[str, float] | None = None
 
 
 class _Broken(NamedTuple):
@@ -272,14 +275,21 @@ class _Stage:
             if outcome:
                 self.recorder.close(keep=self.filming.keeps(outcome))
                 self.recorder = None
-        self._keep(observation, reward, outcome, start)
+        figures = info.get("figures") if outcome else None
+        self._keep(observation, reward, outcome, start, figures)
         return outcome
 
     def _keep(
-        self, observation: Observation, reward: float, outcome: Outcome | None, start: float
+        self,
+        observation: Observation,
+        reward: float,
+        outcome: Outcome | None,
+        start: float,
+        figures: Mapping[str, float] | None = None,
     ) -> None:
         wanted = {key: observation[key] for key in self.keys}
-        self.ticks.append(Tick(wanted, float(reward), outcome, time.perf_counter() - start))
+        seconds = time.perf_counter() - start
+        self.ticks.append(Tick(wanted, float(reward), outcome, seconds, figures))
 
     def _send(self) -> None:
         if self.ticks:

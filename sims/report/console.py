@@ -13,6 +13,8 @@ from fastloop.sims.report.text import (
     LATENCY_HEAD,
     SUCCESS_HEAD,
     comparison_rows,
+    figure_head,
+    figure_rows,
     latency_row,
     rate_cells,
     success_row,
@@ -35,6 +37,8 @@ def print_report(summary: RunSummary, console: Console) -> None:
     for comparison in findings.comparisons:
         title = f"{comparison.candidate} against {comparison.baseline}"
         console.print(text_table(title, None, comparison_rows(comparison)))
+    if figures := figure_rows(findings):
+        console.print(text_table("Means over episodes", figure_head(findings), figures))
     if any(arm.latency.n or arm.latency.cold_n for arm in findings.arms):
         console.print(
             text_table("Latency of a plan", LATENCY_HEAD, map(latency_row, findings.arms))

@@ -16,6 +16,8 @@ from fastloop.sims.report.text import (
     SUCCESS_HEAD,
     accel_facts,
     comparison_rows,
+    figure_head,
+    figure_rows,
     latency_row,
     milliseconds,
     percent,
@@ -46,6 +48,7 @@ def render_html(summary: RunSummary, folder: Path) -> str:
         _coverage(summary),
         _success(summary),
         _comparisons(summary),
+        _figures(summary),
         _latency(summary),
         _accelerators(summary),
         _plans(summary),
@@ -103,6 +106,18 @@ def _coverage(summary: RunSummary) -> Html:
     if coverage.complete:
         return Html()
     return element("section", element("p", coverage.sentence()), class_="warning")
+
+
+def _figures(summary: RunSummary) -> Html:
+    findings = analyze(summary)
+    rows = figure_rows(findings)
+    if not rows:
+        return Html()
+    note = "Means over episodes with 95% bootstrap intervals; differences are over pairs."
+    return element(
+        "section", element("h2", "Means over episodes"), table(figure_head(findings), rows),
+        element("p", note, class_="note"),
+    )  # fmt: skip
 
 
 def _success(summary: RunSummary) -> Html:

@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fastloop.sims.findings import ArmFindings, Comparison
+from fastloop.sims.findings import ArmFindings, Comparison, Findings
 from fastloop.sims.stats import Interval
 
 __all__ = [
     "LATENCY_HEAD",
     "SUCCESS_HEAD",
     "accel_facts",
+    "figure_head",
+    "figure_rows",
     "latency_row",
     "milliseconds",
     "p_value",
@@ -96,6 +98,31 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def figure_rows(findings: Findings) -> list[list[str]]:
+    """What simulators say besides success: a row a figure, a column an arm, then the differences of
+    the first comparison."""
+    first = findings.comparisons[0].figures if findings.comparisons else {}
+    rows = []
+    for name in dict.fromkeys(name for arm in findings.arms for name in arm.figures):
+        means = [arm.figures.get(name) for arm in findings.arms]
+        gap = [_mean_cell(first.get(name))] if findings.comparisons else []
+        rows.append([name, *map(_mean_cell, means), *gap])
+    return rows
+
+
+def figure_head(findings: Findings) -> list[str]:
+    """The head of `figure_rows`."""
+    arms = [arm.name for arm in findings.arms]
+    return ["figure", *arms, *(["difference"] if findings.comparisons else [])]
+
+
+def _mean_cell(mean: Interval | None) -> str:
+    if mean is None or math.isnan(mean.value):
+        return "-"
+    ends = "" if math.isnan(mean.low) else f" ({mean.low:.3g} to {mean.high:.3g})"
+    return f"{mean.value:.3g}{ends}"
 
 
 def accel_facts(accel: Mapping[str, Any]) -> dict[str, str]:

@@ -308,3 +308,29 @@ def test_a_single_arm_needs_no_comparison(summary):
     alone = replace(summary, arms=summary.arms[:1], interleaved_ms={})
     assert "speedup" not in result_json(alone)["metrics"]
     assert "plain: 80.0% success over 100 episodes" in Page(render_html(alone, folder=Path())).text
+
+
+def test_figures_of_episodes_are_averaged_and_paired(summary):
+    def told(arm, base, left_out=()):
+        episodes = [
+            replace(e, figures={} if e.seed in left_out else {"progress_m": base + e.seed})
+            for e in arm.episodes
+        ]
+        return replace(arm, episodes=episodes)
+
+    plain, fast = summary.arms
+    driven = replace(summary, arms=[told(plain, 10), told(fast, 12.5, left_out={0, 1})])
+    findings = analyze(driven)
+    assert findings.arms[0].figures["progress_m"].value == pytest.approx(10 + 99 / 2)
+    assert findings.arms[1].figures["progress_m"].n == 98
+    gap = findings.comparisons[0].figures["progress_m"]
+    assert (gap.value, gap.low, gap.high, gap.n) == (2.5, 2.5, 2.5, 98)
+    metrics = result_json(driven)["metrics"]
+    assert metrics["progress_m/plain"]["n"] == 100
+    assert metrics["progress_m_difference"]["value"] == 2.5
+    console = Console(file=io.StringIO(), width=120)
+    print_report(driven, console)
+    assert "progress_m" in console.file.getvalue()
+    assert "Means over episodes" in render_html(driven, Path("."))
+    assert "Means over episodes" not in render_html(summary, Path("."))
+    assert RunSummary.from_json(driven.to_json()).arms[1].episodes == driven.arms[1].episodes

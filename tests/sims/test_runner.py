@@ -78,6 +78,7 @@ def test_outcomes_steps_and_rewards_are_those_of_the_simulator(whole):
         assert (episode.steps == 25) >= (episode.outcome == "timeout")
         assert episode.plans == -(-episode.steps // 4)
         assert (episode.max_reward > -0.1) == (episode.outcome == "success")
+        assert (episode.figures["distance_m"] < 0.1) == (episode.outcome == "success")
     assert result.coverage == 1.0
     assert not result.interrupted
     times = result.times
