@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastloop.datasets import pickles
 from fastloop.datasets.demonstration import Demonstration, DemonstrationError
+from fastloop.datasets.numpy_files import read_npz
 
 __all__ = ["default_path", "door_positions", "read"]
 
@@ -19,7 +19,10 @@ __all__ = ["default_path", "door_positions", "read"]
 HAND = np.r_[0:27, 29:32]
 DOOR = np.r_[27:29, 32:39]
 HINGE, OPEN_ANGLE = 28, 1.35  # the environment's own criterion, rad
-ARRAYS = ("observations", "actions", "rewards", "door_body_pos", "episode_ends")
+SHAPES: dict[str, tuple[int, ...]] = {
+    "observations": (39,), "actions": (28,), "rewards": (), "door_body_pos": (3,),
+    "episode_ends": (),
+}  # fmt: skip
 
 
 def default_path() -> Path:
@@ -71,16 +74,27 @@ def _load(path: str | Path | None) -> dict[str, NDArray[Any]]:
         raise DemonstrationError(
             f"{path} does not exist; set FASTLOOP_REALDATA to the folder of real recordings"
         )
-    if path.suffix == ".pickle":
-        return _from_paths(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise DemonstrationError(f"{path} is no readable npz file ({error})") from error
-    missing = [name for name in ARRAYS if name not in arrays]
-    if missing:
+    arrays = _from_paths(path) if path.suffix == ".pickle" else read_npz(path, SHAPES)
+    if missing := [name for name in SHAPES if name not in arrays]:
         raise DemonstrationError(f"{path} lacks {missing}; it holds {sorted(arrays)}")
+    for name, width in SHAPES.items():
+        array = arrays[name]
+        if array.dtype.kind not in "fiu" or array.ndim < 1 or array.shape[1:] != width:
+            raise DemonstrationError(
+                f"{path}: {name} is {array.dtype} of shape {array.shape}; expected numbers of "
+                f"shape {('N', *width)}"
+            )
+    ends = arrays["episode_ends"]
+    frames = {len(arrays[name]) for name in ("observations", "actions", "rewards")}
+    if frames != {*ends[-1:].tolist()} or (np.diff(ends, prepend=0) <= 0).any():
+        raise DemonstrationError(
+            f"{path}: episodes end at {ends[:5].tolist()}..., its arrays have {frames} frames; "
+            "expected ends that rise to as many frames as there are"
+        )
+    if len(arrays["door_body_pos"]) != len(ends):
+        raise DemonstrationError(
+            f"{path}: {len(arrays['door_body_pos'])} doors for {len(ends)} episodes"
+        )
     return arrays
 
 

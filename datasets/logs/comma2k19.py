@@ -14,16 +14,16 @@ Follows the description in https://github.com/commaai/comma2k19 (Schafer et al. 
 from __future__ import annotations
 
 import math
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastloop.datasets.driving_log import DrivingLog, Track
 from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.numpy_files import read_npy
 
 __all__ = ["SIGNALS", "read"]
 
@@ -163,41 +163,15 @@ def _stamps(path: Path) -> NDArray[np.int64]:
 
 def _array(path: Path, shape: tuple[int, int] | None) -> NDArray[np.float64]:
     """The numbers in a ``.npy`` file, of `shape` or, for one column, without the second axis."""
-    try:
-        if not path.is_file():
-            raise DatasetError(f"{path} is missing")
-        with path.open("rb") as file:
-            found, fortran, dtype = _header(file)
-            nbytes = path.stat().st_size - file.tell()
-            if (
-                min(found, default=0) < 0
-                or dtype.kind not in "fiu"
-                or math.prod(found) * dtype.itemsize != nbytes
-            ):
-                raise DatasetError(
-                    f"{path}: {dtype} of shape {found} in {nbytes} bytes; expected numbers"
-                )
-            flat = np.fromfile(file, dtype, math.prod(found))
-    except DatasetError:
-        raise
-    except (
-        ArithmeticError, LookupError, MemoryError, OSError, RecursionError, SyntaxError, TypeError,
-        ValueError, tokenize.TokenError,
-    ) as error:  # fmt: skip
-        raise DatasetError(f"{path} is no readable .npy file ({error})") from error
-    values = flat.reshape(found, order="F" if fortran else "C").astype(np.float64)
+    found = read_npy(path)
+    if found.dtype.kind not in "fiu":
+        raise DatasetError(f"{path} holds {found.dtype}; expected numbers")
+    values: NDArray[np.float64] = found.astype(np.float64)
     if shape is not None and shape[1] == 1 and values.ndim == 1:
         values = values[:, None]
     if shape is not None and values.shape != shape:
-        raise DatasetError(f"{path} is of shape {found}; expected {shape}")
+        raise DatasetError(f"{path} is of shape {found.shape}; expected {shape}")
     return values
-
-
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    form: Any = np.lib.format
-    readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
-    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = readers[form.read_magic(file)](file)
-    return header
 
 
 def _forward(quaternions: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fastloop.datasets import adroit_demos
 from fastloop.datasets.errors import DatasetError
@@ -91,3 +93,44 @@ def test_the_recordings_are_the_ones_described(realdata: Path) -> None:
     again = adroit_demos.read(path.with_suffix(".pickle"))
     for ours, theirs in zip(demonstrations, again, strict=True):
         np.testing.assert_array_equal(ours.actions, theirs.actions)
+
+
+WRONG = {
+    "words": {"actions": np.full((8, 28), "a")},
+    "narrow": {"observations": np.zeros((8, 20))},
+    "flat": {"observations": np.zeros(8)},
+    "short": {"rewards": np.zeros(7)},
+    "empty": {"episode_ends": np.array([5, 5, 8])},
+    "backwards": {"episode_ends": np.array([9, 8])},
+    "unended": {"episode_ends": np.array([5])},
+    "fractions": {"episode_ends": np.array([5.0, np.nan])},
+    "no episode": {"episode_ends": np.zeros(0, int)},
+    "doors": {"door_body_pos": np.zeros((3, 3))},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_arrays_that_do_not_fit_are_named(what: str, files: dict[str, Path]) -> None:
+    arrays = dict(np.load(files["npz"])) | WRONG[what]
+    np.savez(files["npz"], **arrays)
+    with pytest.raises(DatasetError, match=r"door\.npz: "):
+        adroit_demos.read(files["npz"])
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_files_are_data_or_a_fault(files: dict[str, Path], data: st.DataObject) -> None:
+    path = files[data.draw(st.sampled_from(["npz", "pickle"]))]
+    whole = path.read_bytes()
+    raw = bytearray(whole)
+    for place in data.draw(st.lists(st.integers(0, len(raw) - 1), max_size=4)):
+        raw[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(
+        raw[: data.draw(st.integers(0, len(raw)))] if data.draw(st.booleans()) else raw
+    )
+    try:
+        adroit_demos.read(path)
+    except DatasetError:
+        pass
+    finally:
+        path.write_bytes(whole)
