@@ -15,6 +15,7 @@ from fastloop.policies.checkpoints import Checkpoint, CheckpointError, load_chec
 from fastloop.policies.checkpoints.model import build_model
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.driving.planners import PLANNERS, is_planner, make_planner
+from fastloop.policies.driving.whole_plans import WholePlans, waypoint_env
 from fastloop.policies.spec import EnvSpec, SpecMismatchError
 
 __all__ = [
@@ -44,9 +45,11 @@ def load_policy(
             or a ``.ckpt`` of diffusion_policy: a `DiffusionPolicy`. Or one of `PLANNERS`, or
             AD-MLP's ``.pth``: a planner, which has no denoising loop.
         env: what it will drive; says what the actions mean where the file does not. Planners by
-            name need it: they plan the waypoints of its horizon.
+            name need it: they plan the waypoints of its horizon. Where it takes whole plans, the
+            policy comes as `WholePlans`.
         sampler: fields of `SamplerConfig` that replace the checkpoint's.
-        n_action_steps: actions executed before planning again, when not the checkpoint's.
+        n_action_steps: actions executed before planning again, when not the checkpoint's; ticks of
+            `env` where it takes whole plans.
         device: torch device; planners compute on the CPU.
 
     Raises:
@@ -57,6 +60,9 @@ def load_policy(
         ValueError: for an unknown sampler field (the known ones are listed) or device; for a
             planner with a sampler, or by name without `env`.
     """
+    if env is not None and env.action.kind == "plan":
+        planner = load_policy(checkpoint, env=waypoint_env(env), sampler=sampler, device=device)
+        return WholePlans(planner, env, n_action_steps=n_action_steps)
     if is_planner(checkpoint):
         if sampler:
             raise ValueError(f"{checkpoint} is a planner and has no sampler: drop {dict(sampler)}")
