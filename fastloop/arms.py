@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
 from fastloop.accel.apply import AcceleratedLoop, accelerate, remove
+from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.config import BenchConfig, EvalConfig
+from fastloop.policies.base import Policy
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.history import History
 from fastloop.policies.prepare import prepare
@@ -20,16 +22,22 @@ from fastloop.policies.rng import Rng
 from fastloop.setup import Setup, calibration_data
 from fastloop.sims.summary import PlanMask
 
-__all__ = ["arm_digest", "loop_threads", "make_arms", "plan_mask", "time_plans"]
+__all__ = ["arm_digest", "loop_threads", "make_arms", "plan_mask", "policy_digest", "time_plans"]
 
 
-def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, DiffusionPolicy]:
+def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Policy]:
     """The policy as published and, where `accel` is not none, accelerated, by name.
 
     A cache plan that is made here is kept in `folder`, so that a run which is continued uses the
     same one.
+
+    Raises:
+        ValueError: an accelerator for a policy that has nothing to accelerate.
     """
-    arms, accel = {"plain": remove(setup.policy)}, config.accel
+    accel = config.accel
+    if accel.kind == "none" and not isinstance(setup.policy, DiffusionPolicy):
+        return {"plain": setup.policy}
+    arms: dict[str, Policy] = {"plain": remove(setup.denoiser)}
     if accel.kind == "none":
         return arms
     kept = folder / "plan.json"
@@ -39,7 +47,7 @@ def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Diffu
     elif accel.plan is None:
         first = config.first_seed + config.episodes + 1_000  # none that is evaluated
         data = calibration_data(setup, config.calibration_observations, first, config.seed)
-    fast = accelerate(setup.policy, accel, observations=data)
+    fast = accelerate(setup.denoiser, accel, observations=data)
     if isinstance(fast.loop, AcceleratedLoop):  # FASTLOOP_ACCEL=off leaves it plain
         # Known before an episode is run: a plan that saves nothing cannot engage.
         fast.loop.fast.report().check_engaged()
@@ -49,23 +57,34 @@ def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Diffu
     return arms
 
 
-def arm_digest(policy: DiffusionPolicy) -> str:
+def policy_digest(policy: Policy) -> str:
+    """What identifies the weights, or the rule of a policy without any."""
+    return str(getattr(policy, "digest", type(policy).__name__))
+
+
+def arm_digest(policy: Policy) -> str:
     """A digest of the weights and of what the cache plan does, wherever the plan lies."""
-    plan = policy.loop.fast.plan if isinstance(policy.loop, AcceleratedLoop) else None
-    text = policy.digest + repr(plan and (plan.branches, plan.updates, plan.predictor))
+    plan = _cache_plan(policy)
+    text = policy_digest(policy) + repr(plan and (plan.branches, plan.updates, plan.predictor))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def plan_mask(policy: DiffusionPolicy) -> PlanMask | None:
+def plan_mask(policy: Policy) -> PlanMask | None:
     """What a block cache computes, for the report; None for a policy that has none."""
-    if not isinstance(policy.loop, AcceleratedLoop):
+    plan = _cache_plan(policy)
+    if plan is None:
         return None
-    plan = policy.loop.fast.plan
     return PlanMask([branch.name for branch in plan.branches], plan.mask().tolist())
 
 
+def _cache_plan(policy: Policy) -> CachePlan | None:
+    if isinstance(policy, DiffusionPolicy) and isinstance(policy.loop, AcceleratedLoop):
+        return policy.loop.fast.plan
+    return None
+
+
 def time_plans(
-    arms: dict[str, DiffusionPolicy],
+    arms: Mapping[str, Policy],
     history: History,
     repeats: int,
     progress: Callable[[int], None] | None = None,
@@ -87,7 +106,7 @@ def time_plans(
     return timed
 
 
-def loop_threads(config: BenchConfig | EvalConfig, policy: DiffusionPolicy, folder: Path) -> int:
+def loop_threads(config: BenchConfig | EvalConfig, policy: Policy, folder: Path) -> int:
     """Set torch's threads for the closed loop, whose calls serve `plan_batch` environments.
 
     Another thread count can change last digits, and with them episodes: a run that is continued

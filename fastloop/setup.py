@@ -10,8 +10,8 @@ import torch
 from fastloop.accel.apply import AcceleratedLoop, accelerate
 from fastloop.accel.config import AccelConfig
 from fastloop.config import PolicyConfig, SamplerOverrides
+from fastloop.policies.base import Policy
 from fastloop.policies.diffusion.policy import DiffusionPolicy
-from fastloop.policies.driving.planners import is_planner
 from fastloop.policies.history import History
 from fastloop.policies.load import load_policy
 from fastloop.policies.prepare import Preparation, prepare
@@ -31,19 +31,36 @@ class Setup:
     Attributes:
         sim_config: how other processes build the simulator.
         sim: one in this process, for observations.
-        policy: un-accelerated and warm.
+        policy: with its exact savings on, and warm.
         preparation: thread count and what it was chosen by.
     """
 
     sim_config: SimConfig
     sim: Sim
-    policy: DiffusionPolicy
+    policy: Policy
     preparation: Preparation
+
+    @property
+    def denoiser(self) -> DiffusionPolicy:
+        """The policy, where it has a denoising loop.
+
+        Raises:
+            ValueError: it has none, so there is nothing to accelerate.
+        """
+        if not isinstance(self.policy, DiffusionPolicy):
+            raise ValueError(
+                f"{getattr(self.policy, 'name', type(self.policy).__name__)} decides in one pass: "
+                "it has no denoising loop, so there is nothing to accelerate; say accel=none"
+            )
+        return self.policy
 
     def observations(self, count: int, first_seed: int) -> History:
         """What the policy sees in `count` episodes; the first one is an episode's first."""
         policy, seeds = self.policy, range(first_seed, first_seed + count)
-        if isinstance(policy.loop, AcceleratedLoop):  # near enough to where the policy goes
+        denoises = isinstance(policy, DiffusionPolicy)
+        if denoises and isinstance(
+            policy.loop, AcceleratedLoop
+        ):  # near enough to where the policy goes
             steps = len(policy.sampler.timesteps)
             policy = accelerate(policy, AccelConfig("uniform", budget=min(10, steps)))
         return visited_observations(self.sim, policy, seeds)
@@ -64,29 +81,18 @@ def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:
     return Setup(sim_config, world, loaded, prepare(loaded, threads=policy.threads))
 
 
-def load(policy: PolicyConfig, env: EnvSpec, sampler: SamplerOverrides) -> DiffusionPolicy:
-    """The configured policy, with `sampler` over the checkpoint's.
-
-    Raises:
-        ValueError: for a planner, and as `load_policy`.
-    """
-    if is_planner(policy.checkpoint):
-        raise ValueError(
-            f"{policy.checkpoint} is a planner that decides in one pass: it has no denoising loop, "
-            "so there is nothing to accelerate. `fastloop score` scores it over recorded drives"
-        )
+def load(policy: PolicyConfig, env: EnvSpec, sampler: SamplerOverrides) -> Policy:
+    """The configured policy, with `sampler` over the checkpoint's; raises as `load_policy`."""
     device = policy.device
     if device == "best":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_policy(
+    return load_policy(
         policy.checkpoint,
         env=env,
         sampler={k: v for k, v in asdict(sampler).items() if v is not None},
         n_action_steps=policy.n_action_steps,
         device=device,
     )
-    assert isinstance(loaded, DiffusionPolicy)
-    return loaded
 
 
 def calibration_data(
@@ -95,6 +101,6 @@ def calibration_data(
     """Noises (num_noises, M, T, A) and conditions (M, O, D) of `count` observations."""
     seeds = range(first_seed, first_seed + count)
     history = setup.observations(count, first_seed)
-    noises = setup.policy.noise(Rng.for_envs(seed, seeds, [0] * count))
-    cond = setup.policy.condition(history)
+    noises = setup.denoiser.noise(Rng.for_envs(seed, seeds, [0] * count))
+    cond = setup.denoiser.condition(history)
     return noises.to(cond), cond

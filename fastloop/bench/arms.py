@@ -59,7 +59,7 @@ class BenchArm:
 
 def published_arm(setup: Setup) -> BenchArm:
     """The network evaluated as a whole at every step, nothing shared between steps."""
-    return BenchArm(PUBLISHED, remove(setup.policy), AccelConfig(), exact=True)
+    return BenchArm(PUBLISHED, remove(setup.denoiser), AccelConfig(), exact=True)
 
 
 def make_arm(
@@ -84,7 +84,7 @@ def make_arm(
     if os.environ.get("FASTLOOP_ACCEL") == "off":
         raise ValueError("FASTLOOP_ACCEL=off turns off what is to be measured; unset it")
     wanted = config.arms[name]
-    policy = published = remove(setup.policy)
+    policy = published = remove(setup.denoiser)
     changes = {k: v for k, v in dataclasses.asdict(wanted.sampler).items() if v is not None}
     if changes:
         sampler = dataclasses.replace(config.policy.sampler, **changes)

@@ -47,7 +47,7 @@ def run(config: BenchConfig) -> int:
     tested = [arm for arm in green if arm is arms[0] or arm.name in config.success_arms]
     success: Success | None = None
     if config.episodes and len(tested) > 1:
-        loop_threads(config, setup.policy, folder)
+        loop_threads(config, setup.denoiser, folder)
         success = compare_success(config, setup, tested, folder, console)
         for name, comparison in success.comparisons.items():
             found[name] = dataclasses.replace(found[name], comparison=comparison)
@@ -147,7 +147,7 @@ def _report(
     folder: Path,
     console: Console,
 ) -> int:
-    policy = setup.policy
+    policy = setup.denoiser
     unit = policy.spec.action.unit
     device = next(policy.model.parameters()).device
     facts = {

@@ -23,7 +23,7 @@ def run(config: CalibrateConfig) -> int:
     """Write ``plan.json`` and ``plan.html`` to the run folder and print the verdict."""
     console = Console()
     setup = set_up(config.policy, config.sim)
-    policy = setup.policy
+    policy = setup.denoiser
     stack, distance = stack_of(policy, config.accel), None
     if config.accel.kind in ("unified", "bac"):
         data = calibration_data(setup, config.observations, config.first_seed, config.seed)
@@ -82,9 +82,9 @@ def _refine(config: CalibrateConfig, setup: Setup, plan: CachePlan, console: Con
     """Search on the episodes after those that the plan was decided on."""
     wanted, first = config.refine, config.first_seed + config.observations
     data = calibration_data(setup, wanted.observations + wanted.held_out, first, config.seed)
-    stack = stack_of(setup.policy, config.accel)
+    stack = stack_of(setup.denoiser, config.accel)
     with bar("refining", wanted.evaluations, console) as advance:
-        return refine(plan, stack, setup.policy.sampler, *data, wanted, progress=advance)
+        return refine(plan, stack, setup.denoiser.sampler, *data, wanted, progress=advance)
 
 
 def _verdict(search: Refinement, held_out: int) -> str:

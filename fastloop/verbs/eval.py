@@ -9,10 +9,17 @@ from typing import Any
 
 from rich.console import Console
 
-from fastloop.arms import arm_digest, loop_threads, make_arms, plan_mask, time_plans
+from fastloop.arms import (
+    arm_digest,
+    loop_threads,
+    make_arms,
+    plan_mask,
+    policy_digest,
+    time_plans,
+)  # fmt: skip
 from fastloop.config import ClockConfig, EvalConfig
+from fastloop.policies.base import Policy
 from fastloop.policies.chunks import Chunking, RecedingHorizon, TemporalEnsemble
-from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.progress import bar
 from fastloop.run_folder import config_digest, config_yaml, make_run_dir, provenance
 from fastloop.setup import set_up
@@ -64,7 +71,7 @@ def run(config: EvalConfig) -> int:
             break
     facts = {
         "checkpoint": config.policy.checkpoint,
-        "checkpoint_digest": setup.policy.digest,
+        "checkpoint_digest": policy_digest(setup.policy),
         "success": env.success,
         "threads_for_one_robot": setup.preparation.threads,
         "plan_ms_by_threads": {k: round(v, 2) for k, v in setup.preparation.plan_ms.items()},
@@ -85,7 +92,7 @@ def run(config: EvalConfig) -> int:
 
 def _run_arm(
     name: str,
-    policy: DiffusionPolicy,
+    policy: Policy,
     sim: SimConfig,
     items: Sequence[WorkItem],
     config: EvalConfig,
@@ -123,7 +130,7 @@ def _run_arm(
 
 def _summary(
     config: EvalConfig,
-    arms: Mapping[str, DiffusionPolicy],
+    arms: Mapping[str, Policy],
     results: Mapping[str, RunResult],
     timed: Mapping[str, Sequence[float]],
     items: Sequence[WorkItem],
@@ -164,7 +171,7 @@ def _clock(config: ClockConfig) -> Clock:
     return Replay([1e-3 * value for value in config.latency_ms])
 
 
-def _chunking(name: str, policy: DiffusionPolicy) -> Chunking:
+def _chunking(name: str, policy: Policy) -> Chunking:
     if name == "receding":
         return RecedingHorizon(policy.spec.n_action_steps)
     if name != "ensemble":

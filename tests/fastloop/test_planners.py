@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from fastloop import cli
-from fastloop.config import PolicyConfig, SamplerOverrides
+from fastloop.accel.config import AccelConfig
+from fastloop.arms import make_arms, policy_digest
+from fastloop.config import EvalConfig, PolicyConfig, SamplerOverrides
 from fastloop.policies.driving.ad_mlp import ADMLP
 from fastloop.policies.driving.planners import PLANNERS
-from fastloop.setup import load
+from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
+from fastloop.setup import Setup, load
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -33,6 +36,18 @@ def test_info_of_ad_mlp(tmp_path, capfd):
     assert "only checkpoints of policies are converted" in capfd.readouterr().err
 
 
-def test_there_is_nothing_to_accelerate():
+def setup_of(policy):
+    return Setup(None, None, policy, None)
+
+
+def test_there_is_nothing_to_accelerate(tmp_path):
+    env = EnvSpec(
+        "road", {"observation.ego_states": TensorSpec((2, 6))},
+        ActionSpec(2, "waypoint", (-9.0, -9.0), (9.0, 9.0)), 4.0, 1, horizon=4,
+    )  # fmt: skip
+    policy = load(PolicyConfig("constant_velocity"), env, SamplerOverrides())
     with pytest.raises(ValueError, match=r"no denoising loop, so there is nothing to accelerate"):
-        load(PolicyConfig("constant_velocity"), None, SamplerOverrides())
+        make_arms(EvalConfig(), setup_of(policy), tmp_path)
+    plain = EvalConfig(accel=AccelConfig("none"))
+    assert make_arms(plain, setup_of(policy), tmp_path) == {"plain": policy}
+    assert policy_digest(policy) == "constant_velocity"
