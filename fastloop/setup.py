@@ -57,10 +57,8 @@ class Setup:
     def observations(self, count: int, first_seed: int) -> History:
         """What the policy sees in `count` episodes; the first one is an episode's first."""
         policy, seeds = self.policy, range(first_seed, first_seed + count)
-        denoises = isinstance(policy, DiffusionPolicy)
-        if denoises and isinstance(
-            policy.loop, AcceleratedLoop
-        ):  # near enough to where the policy goes
+        if isinstance(policy, DiffusionPolicy) and isinstance(policy.loop, AcceleratedLoop):
+            # Near enough to where the policy goes.
             steps = len(policy.sampler.timesteps)
             policy = accelerate(policy, AccelConfig("uniform", budget=min(10, steps)))
         return visited_observations(self.sim, policy, seeds)

@@ -47,7 +47,7 @@ def test_there_is_nothing_to_accelerate(tmp_path):
     )  # fmt: skip
     policy = load(PolicyConfig("constant_velocity"), env, SamplerOverrides())
     with pytest.raises(ValueError, match=r"no denoising loop, so there is nothing to accelerate"):
-        make_arms(EvalConfig(), setup_of(policy), tmp_path)
+        make_arms(EvalConfig(accel=AccelConfig("bac")), setup_of(policy), tmp_path)
     plain = EvalConfig(accel=AccelConfig("none"))
     assert make_arms(plain, setup_of(policy), tmp_path) == {"plain": policy}
     assert policy_digest(policy) == "constant_velocity"
