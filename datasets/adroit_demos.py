@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastloop.datasets import pickles
 from fastloop.datasets.demonstration import Demonstration, DemonstrationError
+from fastloop.datasets.errors import os_errors_are_faults
 from fastloop.datasets.numpy_files import read_npz
 
 __all__ = ["default_path", "door_positions", "read"]
@@ -68,6 +69,7 @@ def door_positions(path: str | Path | None = None) -> NDArray[np.float64]:
     return _load(path)["door_body_pos"]
 
 
+@os_errors_are_faults()
 def _load(path: str | Path | None) -> dict[str, NDArray[Any]]:
     path = default_path() if path is None else Path(path)
     if not path.exists():

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 
 __all__ = ["HZ", "SCENES", "TRAINING_ONLY", "Recording", "Window", "read", "split", "windows"]
 
@@ -89,6 +89,7 @@ class Window:
     complete: NDArray[np.bool_]
 
 
+@os_errors_are_faults()
 def split(
     root: str | Path, scene: str, part: str, *, on_fault: OnFault = raise_fault
 ) -> list[Recording]:

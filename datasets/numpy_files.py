@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.errors import DatasetError, os_errors_are_faults
 
-__all__ = ["read_npy", "read_npz"]
+__all__ = ["check_text", "read_npy", "read_npz"]
 
 LARGEST = 256 << 20  # bytes of an array of an .npz, unpacked
 KINDS = "biufU"
@@ -33,12 +34,9 @@ def read_npy(path: Path) -> NDArray[Any]:
     Raises:
         DatasetError: it is missing or damaged, or holds anything else.
     """
+    _check_file(path)
     try:
-        if not path.is_file():
-            raise DatasetError(f"{path} is missing, or no file")
         return _array(path.read_bytes())
-    except DatasetError:
-        raise
     except _DAMAGE as error:
         raise DatasetError(f"{path} is no readable .npy file ({error})") from error
 
@@ -50,19 +48,32 @@ def read_npz(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
         DatasetError: it is missing or damaged, or one of them holds no numbers or words, or is
             larger than 256 MiB.
     """
+    _check_file(path)
     try:
-        if not path.is_file():
-            raise DatasetError(f"{path} is missing, or no file")
         with zipfile.ZipFile(path) as archive:
             return {
                 member.removesuffix(".npy"): _member(archive, member)
                 for member in archive.namelist()
                 if member.removesuffix(".npy") in names
             }
-    except DatasetError:
-        raise
     except _DAMAGE as error:
         raise DatasetError(f"{path} is no readable .npz file ({error})") from error
+
+
+def check_text(values: NDArray[Any], where: str) -> None:
+    """Refuse numbers that are no characters; Python fails on them in ways of its own."""
+    for name in values.dtype.names or ():
+        check_text(values[name], where)
+    if values.dtype.kind == "U":
+        codes = np.ascontiguousarray(values).view(values.dtype.byteorder + "u4")
+        if (codes > sys.maxunicode).any():
+            raise DatasetError(f"{where} has text that is no Unicode")
+
+
+@os_errors_are_faults()
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing, or no file")
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
@@ -93,4 +104,5 @@ def _array(data: bytes) -> NDArray[Any]:
     if math.prod(shape) * dtype.itemsize != rest:
         raise ValueError(f"it says {dtype} of shape {shape}, and has {rest} bytes")
     flat = np.frombuffer(data, dtype, offset=stream.tell())
+    check_text(flat, "it")
     return flat.reshape(shape, order="F" if fortran else "C")

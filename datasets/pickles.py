@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.errors import DatasetError, os_errors_are_faults
 
 __all__ = ["load", "loads"]
 
@@ -37,6 +37,7 @@ DEEPEST = 64  # levels of containers in containers
 SHARING = 16  # times the file's bytes: the values of what it holds, counted wherever they appear
 
 
+@os_errors_are_faults()
 def load(path: str | Path, *, encoding: str = "latin1") -> Any:
     """Unpickle a file of arrays of numbers and words, and plain containers, and nothing else.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastloop.datasets import numpy_files, pickles
-from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.errors import DatasetError, os_errors_are_faults
 from fastloop.datasets.waymo import submission
 
 __all__ = ["FRAMES", "Predictions", "check_heading", "lidar_to_vehicle", "read", "write"]
@@ -46,6 +46,7 @@ class Predictions:
     faults: Mapping[str, str]
 
 
+@os_errors_are_faults()
 def read(path: str | Path, *, steps: int, hz: float | None = None) -> Predictions:
     """Read planned trajectories; a row that cannot be right is left out and told in `faults`.
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastloop.datasets.demonstration import Demonstration, DemonstrationError, LazyFrames
+from fastloop.datasets.errors import os_errors_are_faults
 
 __all__ = ["StoredFrames", "read", "write"]
 
@@ -63,6 +64,7 @@ def write(
     return path
 
 
+@os_errors_are_faults()
 def read(
     path: str | Path, keys: Iterable[str] | None = None, *, mask: str | None = None
 ) -> list[Demonstration]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import sys
 import zlib
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from fastloop.datasets.errors import DatasetError
 from fastloop.extras import require
 
-__all__ = ["COMPRESSORS", "check_compressor", "check_text", "decode", "read_dtype", "read_fill"]
+__all__ = ["COMPRESSORS", "check_compressor", "decode", "read_dtype", "read_fill"]
 
 COMPRESSORS = ("blosc", "zstd", "lz4", "zlib", "gzip")
 """Identifiers of the compressors that are read; null, for none, is one more."""
@@ -107,16 +106,6 @@ def _float(given: Any) -> float:
     if isinstance(given, str) and given not in ("NaN", "Infinity", "-Infinity"):
         raise ValueError("expected a number, NaN, Infinity or -Infinity")
     return float(given)
-
-
-def check_text(values: NDArray[Any], where: str) -> None:
-    """Refuse numbers that are no characters; Python fails on them in ways of its own."""
-    for name in values.dtype.names or ():
-        check_text(values[name], where)
-    if values.dtype.kind == "U":
-        codes = np.ascontiguousarray(values).view(values.dtype.byteorder + "u4")
-        if (codes > sys.maxunicode).any():
-            raise DatasetError(f"{where} has text that is no Unicode")
 
 
 def check_compressor(config: Any, where: str) -> None:

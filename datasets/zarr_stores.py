@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.errors import DatasetError, os_errors_are_faults
 
 __all__ = ["Store", "join", "open_store", "read_json"]
 
@@ -45,6 +45,7 @@ class Store(Protocol):
         ...
 
 
+@os_errors_are_faults()
 def open_store(path: str | Path) -> Store:
     """The store at `path`, a folder or a zip; raises `DatasetError` where it is neither."""
     path = Path(path)
@@ -97,9 +98,11 @@ class _Folder:
         except OSError as error:
             raise DatasetError(f"{self.name}/{key} cannot be read ({error})") from error
 
+    @os_errors_are_faults()
     def folders(self, key: str) -> list[str]:
         return sorted(path.name for path in (self._root / key).iterdir() if path.is_dir())
 
+    @os_errors_are_faults()
     def sizes(self, key: str) -> dict[str, int]:
         top = self._root / key
         found = {}

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fastloop.datasets import zarr_codecs, zarr_stores
 from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.numpy_files import check_text
 
 __all__ = ["Array", "Group", "open"]
 
@@ -224,7 +225,7 @@ class Array:
             raise DatasetError(f"{where} has vanished")
         decoded = zarr_codecs.decode(data, self._compressor, nbytes, where)
         chunk = np.frombuffer(decoded, self.dtype).reshape(self.chunks, order=self._order)
-        zarr_codecs.check_text(chunk, where)
+        check_text(chunk, where)
         return chunk
 
     def _check_size(self, shape: Iterable[int], stored: int, what: str) -> int:

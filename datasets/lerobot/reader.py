@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fastloop.datasets.demonstration import Demonstration
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.lerobot import v1, v2, v3
 from fastloop.datasets.lerobot.episodes import demonstration, observed
 from fastloop.datasets.lerobot.info import Info
@@ -14,6 +14,7 @@ from fastloop.datasets.lerobot.info import Info
 __all__ = ["read"]
 
 
+@os_errors_are_faults()
 def read(
     path: str | Path,
     keys: Iterable[str] | None = None,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from fastloop.datasets.driving_log import DrivingLog, MapFeature, Track
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.logs import sightings
 from fastloop.extras import require
 
@@ -84,11 +84,12 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
     """
     path = Path(path)
     require("pyarrow", extra="data")
-    if path.is_file():
-        path = path.parent
-    if not path.is_dir():
-        raise DatasetError(f"{path} does not exist")
-    folders = [path] if is_log(path) else sorted(filter(is_log, path.iterdir()))
+    with os_errors_are_faults():
+        if path.is_file():
+            path = path.parent
+        if not path.is_dir():
+            raise DatasetError(f"{path} does not exist")
+        folders = [path] if is_log(path) else sorted(filter(is_log, path.iterdir()))
     if not folders:
         raise DatasetError(
             f"neither {path} nor a folder in it holds scenario_<id>.parquet or annotations.feather"

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloop.datasets.driving_log import DrivingLog, Track
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.numpy_files import read_npy
 
 __all__ = ["SIGNALS", "read"]
@@ -68,7 +68,7 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
         on_fault: told of a segment, or a signal, that cannot be read.
     """
     path = Path(path).absolute()
-    folders = [path / "global_pose"] if (path / "global_pose").is_dir() else _find(path)
+    folders = _find(path)
     if not folders:
         on_fault(DatasetError(f"{path} holds no segment of comma2k19, a folder with global_pose"))
     for folder in folders:
@@ -80,7 +80,10 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
             yield log
 
 
+@os_errors_are_faults()
 def _find(path: Path) -> list[Path]:
+    if (path / "global_pose").is_dir():
+        return [path / "global_pose"]
     found = [folder for folder in path.rglob("global_pose") if folder.is_dir()]
     return sorted(found, key=lambda folder: (folder.parts[:-2], folder.parts[-2].zfill(4)))
 
@@ -133,9 +136,10 @@ def _read_segment(segment: Path, on_fault: OnFault) -> DrivingLog:
 def _signals(segment: Path, on_fault: OnFault) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, (place, factor, columns) in SIGNALS.items():
         folder = segment / "processed_log" / place
-        if not folder.is_dir():
-            continue
         try:
+            with os_errors_are_faults():
+                if not folder.is_dir():
+                    continue
             stamps = _stamps(folder / "t")
             values = _array(folder / "value", (len(stamps), len(columns)))
         except DatasetError as fault:

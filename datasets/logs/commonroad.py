@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloop.datasets.driving_log import DrivingLog, Track
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.logs import commonroad_roads
 from fastloop.datasets.logs.commonroad_xml import (
     child,
@@ -68,7 +68,8 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
         on_fault: told of a scenario that cannot be read.
     """
     path = Path(path)
-    files = sorted(path.rglob("*.xml")) if path.is_dir() else [path]
+    with os_errors_are_faults():
+        files = sorted(path.rglob("*.xml")) if path.is_dir() else [path]
     if not files:
         on_fault(DatasetError(f"{path} holds no .xml file of a CommonRoad scenario"))
     for file in files:

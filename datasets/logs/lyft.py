@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fastloop.datasets import zarr_v2
 from fastloop.datasets.driving_log import DrivingLog, Track
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.logs.sightings import check_size, track
 
 __all__ = ["FACES", "read"]
@@ -79,7 +79,8 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
         on_fault: told of a store, or a scene, that cannot be read.
     """
     path = Path(path)
-    many = path.is_dir() and not (path / ".zgroup").is_file()
+    with os_errors_are_faults():
+        many = path.is_dir() and not (path / ".zgroup").is_file()
     stores = sorted(path.glob("?*.zarr*")) if many else [path]
     if not stores:
         on_fault(DatasetError(f"{path} holds no .zarr store"))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloop.datasets.driving_log import DrivingLog, MapFeature, Track
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.logs.sightings import check_size, track
 from fastloop.datasets.nuscenes.maps import open_map
 from fastloop.datasets.nuscenes.poses import rotations, yaws
@@ -67,6 +67,7 @@ def read(
             on_fault(fault)
 
 
+@os_errors_are_faults()
 def _release(path: Path, version: str | None) -> tuple[Path, str]:
     if version is not None:
         return path, version

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from fastloop.datasets.driving_log import DrivingLog
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.logs import argoverse2, scenarionet
 
 __all__ = ["FORMATS", "format_of", "open_logs"]
@@ -56,6 +56,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[Path], bool]]] = {
 """Modules of this package, what each reads, and how a path of it is known."""
 
 
+@os_errors_are_faults()
 def format_of(path: str | Path) -> str:
     """Which of `FORMATS` a file or folder is of, by the names in it; nothing is opened.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fastloop.datasets import pickles
 from fastloop.datasets.driving_log import SIGNALS, DrivingLog, MapFeature, Signal, Track
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 
 __all__ = ["SUMMARY", "is_scenario_file", "read", "to_scenario"]
 
@@ -100,6 +100,7 @@ def is_scenario_file(path: Path) -> bool:
     return path.suffix == ".pkl" and (path.stem.startswith("sd_") or path.stem.isdecimal())
 
 
+@os_errors_are_faults()
 def _files(path: Path, on_fault: OnFault) -> list[Path]:
     if not path.is_dir():
         return [path]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloop.datasets.driving_log import MapFeature
-from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.errors import DatasetError, os_errors_are_faults
 from fastloop.datasets.nuscenes.arcs import center_line
 from fastloop.extras import require
 
@@ -77,6 +77,7 @@ class NuScenesMap:
         )
 
 
+@os_errors_are_faults()
 def open_map(
     root: str | Path, location: str, folder: str | Path | None = None
 ) -> NuScenesMap | None:

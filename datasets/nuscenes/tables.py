@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.errors import DatasetError, os_errors_are_faults
 from fastloop.datasets.nuscenes.poses import pose_matrices
 from fastloop.datasets.nuscenes.splits import scene_names
 from fastloop.datasets.nuscenes.table import Table
@@ -120,6 +120,7 @@ class Tables:
     boxes: Annotations
 
 
+@os_errors_are_faults()
 def read_tables(root: Path, version: str, split: str | None = None) -> Tables:
     """The keyframes of a split, checked.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastloop.datasets import tfrecord
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.waymo import frames
 from fastloop.datasets.waymo.frames import FUTURE, Frame
 
@@ -111,6 +111,7 @@ def index(
     return FrameIndex(places, on_fault)
 
 
+@os_errors_are_faults()
 def _shards(root: Path, pattern: str) -> list[Path]:
     if root.is_file():
         return [root]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.waymo.protos import messages, parse, text
 
 __all__ = ["Submission", "check_metadata", "read", "read_frames", "write"]
@@ -112,6 +112,7 @@ def write(
     return path
 
 
+@os_errors_are_faults()
 def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Submission:
     """Read a submission: its ``.tar.gz`` or ``.tar``, a folder of parts, or one part.
 

@@ -52,6 +52,13 @@ def test_a_header_without_its_bytes_is_refused(tmp_path, shape, dtype):
         read_npz(tmp_path / "a.npz", ["a"])
 
 
+@pytest.mark.parametrize("dtype", ["<U2", ">U2"])
+def test_words_that_are_no_unicode_are_refused(tmp_path, dtype):
+    (tmp_path / "a.npy").write_bytes(header((1,), dtype) + b"\x7f" * 8)
+    with pytest.raises(DatasetError, match=r"a\.npy.*no Unicode"):
+        read_npy(tmp_path / "a.npy")
+
+
 def test_what_is_no_file_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "gone"):
         with pytest.raises(DatasetError, match="is missing, or no file"):
