@@ -19,6 +19,7 @@ CATCH_UP = 3.0  # m: a vehicle that is further off its plan's place makes up for
 CREEP = 0.1  # m/s: a plan slower than this on the whole stands still
 GENTLE = 3.0  # m/s^2: how a vehicle whose plan has ended is stopped
 SEPARATE = 0.5  # m: between points closer than this, noise decides where the path goes
+SHARPEST = -0.5  # cosine of 120 degrees: a turn beyond it is a reversal
 
 
 def place(
@@ -89,7 +90,7 @@ class Tracker:
         if due[0] > 0:
             points, due = np.vstack([here, points]), np.append(0.0, due)
         path = _Path(points, pose.heading)
-        station = path.station(here)
+        station = float(path.project(here[None])[0])
         accel = self._accelerate(path.stations, due, station, speed)
         ahead = max(NEAREST, PREVIEW_STEER_S * speed)
         return self._steer(path.at(station + ahead), pose), accel
@@ -136,7 +137,7 @@ class _Path:
         for point in points[1:]:
             step = point - kept[-1]
             length = np.hypot(*step)
-            if length > SEPARATE and step @ ahead > 0:
+            if length > SEPARATE and step @ ahead > SHARPEST * length:
                 kept.append(point)
                 ahead = step / length
         self.line = _rounded(np.array(kept), heading)
@@ -144,18 +145,19 @@ class _Path:
         self.lengths = np.hypot(*steps.T)
         self.along = steps / self.lengths[:, None]
         self.start = np.append(0.0, np.cumsum(self.lengths))
-        stations = [self.station(point) for point in points]
-        self.stations = np.maximum.accumulate(stations)
+        self.first, self.last = np.zeros(len(steps)), self.lengths.copy()
+        self.first[0], self.last[-1] = -np.inf, np.inf
+        self.stations = np.maximum.accumulate(self.project(points))
 
-    def station(self, point: NDArray[np.float64]) -> float:
-        """How far along the path a point is, m."""
-        relative = point - self.line[:-1]
+    def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far along the path points (N, 2) are: (N,) m, negative before its start."""
+        relative = points[:, None] - self.line[:-1]
         forward = (relative * self.along).sum(-1)
-        inside = np.clip(forward, 0, self.lengths)
-        inside[0], inside[-1] = min(forward[0], self.lengths[0]), max(forward[-1], 0.0)
-        off = relative - inside[:, None] * self.along
-        nearest = int((off * off).sum(-1).argmin())
-        return float(self.start[nearest] + inside[nearest])
+        inside = np.clip(forward, self.first, self.last)
+        off = relative - inside[..., None] * self.along
+        nearest = (off * off).sum(-1).argmin(-1)
+        stations: NDArray[np.float64] = self.start[nearest] + inside[range(len(points)), nearest]
+        return stations
 
     def at(self, station: float) -> NDArray[np.float64]:
         """The point (2,) that far along."""
