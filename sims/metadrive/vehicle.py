@@ -1,0 +1,133 @@
+"""The vehicle that is driven: its measures, and how it obeys."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+
+from fastloop.policies.driving.whole_plans import plan_action
+from fastloop.policies.spec import ActionSpec
+from fastloop.sims.driving.poses import Pose, rear_axle_pose, to_world
+from fastloop.sims.driving.scene import Body
+from fastloop.sims.driving.tracker import Tracker, place
+
+__all__ = ["ARGUMENTS", "REAR_AXLE", "TICK_S", "Control", "Driver"]
+
+Control = Literal["plan", "perfect", "steer_throttle"]
+
+TICK_S = 0.1
+REAR_AXLE = 1.4166  # m from the middle of the box, of MetaDrive's default vehicle
+WHEELBASE = REAR_AXLE + 1.05234
+MAX_ACCEL, MAX_BRAKE, MAX_STEER_DEG = 4.0, 8.0, 40.0
+MASS, WHEELS, PHYSICS_S = 1100.0, 4, 0.02
+CREEP = 0.2  # m/s: slower than this, a plan does not say where the vehicle points
+
+# MetaDrive draws engine and brakes by lot for each vehicle, brakes with up to 3 g, and stops
+# pulling at 80 km/h: the vehicle that is driven is always the same, and no slower than a log's.
+# A brake is an impulse that each wheel takes at each step of the physics.
+ARGUMENTS = {
+    "max_engine_force": MASS * MAX_ACCEL / WHEELS,
+    "max_brake_force": MASS * MAX_BRAKE * PHYSICS_S / WHEELS,
+    "max_steering": MAX_STEER_DEG,
+    "max_speed_km_h": 200.0,
+}
+
+
+class Driver:
+    """Does with the vehicle what actions say.
+
+    Args:
+        control: ``plan``: actions are plans (`plan_action`), which the tracker follows with the
+            vehicle's own dynamics; ``perfect``: the same plans, and the vehicle is always where
+            they say; ``steer_throttle``: actions are steering (1 is 40 degrees to the left) and
+            throttle (1 is 4 m/s^2, -1 brakes with 8).
+        plan_steps, plan_hz: T waypoints of a plan, and waypoints a second.
+
+    Raises:
+        ValueError: for another control.
+    """
+
+    def __init__(self, control: Control, plan_steps: int, plan_hz: float) -> None:
+        self.spec: ActionSpec
+        if control == "steer_throttle":
+            self.spec = ActionSpec(2, control, (-1.0, -1.0), (1.0, 1.0), ("steer", "throttle"))
+        elif control in ("plan", "perfect"):
+            if plan_steps < 1 or not 0 < plan_hz <= 1 / TICK_S:
+                raise ValueError(
+                    f"a plan has at least 1 waypoint and 0 to 10 a second, got {plan_steps} and "
+                    f"{plan_hz}"
+                )
+            self.spec = plan_action(plan_steps, plan_hz)
+        else:
+            raise ValueError(
+                f"control is plan, perfect or steer_throttle, got {control!r}: a plan is followed "
+                "by a tracker or perfectly, or steering and throttle are the actions"
+            )
+        self.control = control
+        self.hz = plan_hz
+        self._poses: list[Pose] = []
+        self._tracker = Tracker(
+            WHEELBASE, math.radians(MAX_STEER_DEG), MAX_ACCEL, MAX_BRAKE, TICK_S, REAR_AXLE
+        )
+
+    def reset(self, ego: Body) -> None:
+        """An episode begins."""
+        self._poses = [rear_axle_pose(ego, REAR_AXLE)]
+
+    def moved(self, ego: Body) -> None:
+        """A tick went by."""
+        self._poses.append(rear_axle_pose(ego, REAR_AXLE))
+
+    def act(
+        self, env: Any, action: NDArray[np.float64], ego: Body, origin: NDArray[np.float64]
+    ) -> None:
+        """One tick.
+
+        Args:
+            env: the MetaDrive environment to step.
+            action: (A,) as `spec` says.
+            ego: the vehicle now, in the scene's frame.
+            origin: (2,) of the engine's frame in the scene's, m.
+        """
+        if self.control == "steer_throttle":
+            env.step(action)
+            return
+        plan, times = self._placed(action)
+        if self.control == "plan":
+            control = self._tracker.control(plan, times, ego)
+            env.step(self._tracker.normalized(*control))
+            return
+        (x, y), heading, speed = self._carried(plan, times)
+        env.step((0.0, 0.0))
+        ahead, agent = np.array([np.cos(heading), np.sin(heading)]), env.agent
+        agent.set_position([x, y] + REAR_AXLE * ahead - origin)
+        agent.set_heading_theta(heading)
+        agent.set_velocity(speed * ahead)
+        agent.set_angular_velocity(0.0)
+        agent.after_step()
+
+    def _placed(
+        self, action: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A plan's points (T + 1, 2) in the scene, and when they are due, s from now."""
+        age_s = float(action[0])
+        ticks = min(round(age_s / TICK_S), len(self._poses) - 1)
+        pose = self._poses[-1 - ticks]
+        return place(action[1:].reshape(-1, 2), pose, hz=self.hz, age_s=age_s)
+
+    def _carried(
+        self, plan: NDArray[np.float64], times: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], float, float]:
+        """Rear axle, heading and speed, a tick from now, of who is always where the plan says."""
+        heading = self._poses[-1].heading
+        way, end = CubicSpline(times, plan), times[-1]
+        vx, vy = way(TICK_S, 1) if end > TICK_S else (0.0, 0.0)
+        ahead = vx * math.cos(heading) + vy * math.sin(heading)
+        speed = math.copysign(math.hypot(vx, vy), ahead)
+        if abs(speed) > CREEP:
+            heading = math.atan2(vy * np.sign(speed), vx * np.sign(speed))
+        return way(min(TICK_S, end)), heading, speed
