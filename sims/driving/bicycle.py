@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,9 @@ class Bicycle:
             rear_axle: m from the middle of its box back to its rear axle.
             length, width: m, of its box.
         """
-        x, y, heading, speed = np.asarray(state, np.float64)
-        along = np.array([np.cos(heading), np.sin(heading)])
-        middle, velocity = np.array([x, y]) + rear_axle * along, speed * along
-        return Body("vehicle", *middle, heading, *velocity, length, width)
+        x, y, heading, speed = map(float, np.asarray(state, np.float64))
+        c, s = math.cos(heading), math.sin(heading)
+        return Body(
+            "vehicle", x + rear_axle * c, y + rear_axle * s, heading, speed * c, speed * s,
+            length, width,
+        )  # fmt: skip

@@ -175,15 +175,11 @@ def _rounded(points: NDArray[np.float64], heading: float) -> NDArray[np.float64]
         return np.array([points[0], points[0] + [np.cos(heading), np.sin(heading)]])
     steps = np.diff(points, axis=0)
     lengths = np.hypot(*steps.T)
-    knots = np.append(0.0, np.cumsum(lengths))
     slopes = steps / lengths[:, None]
     # Of the parabola through three points; at both ends what it gives there.
     weight = (lengths[1:] / (lengths[1:] + lengths[:-1]))[:, None]
     inner = slopes[:-1] * weight + slopes[1:] * (1 - weight)
-    if len(inner):
-        ends = 2 * slopes[[0, -1]] - inner[[0, -1]]
-    else:
-        ends = np.vstack([slopes, slopes])
+    ends = 2 * slopes[[0, -1]] - inner[[0, -1]] if len(inner) else slopes[[0, 0]]
     tangents = np.vstack([ends[:1], inner, ends[1:]])
     pieces = []
     for k, length in enumerate(lengths):
@@ -203,7 +199,7 @@ def _where(
     if len(due) == 1:
         return np.repeat(stations, len(times))
     last_speed = (stations[-1] - stations[-2]) / (due[-1] - due[-2])
-    within = PchipInterpolator(due, stations)(np.clip(times, due[0], due[-1]))
+    within: NDArray[np.float64] = PchipInterpolator(due, stations)(np.clip(times, due[0], due[-1]))
     return within + last_speed * np.maximum(times - due[-1], 0)
 
 
