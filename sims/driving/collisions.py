@@ -44,7 +44,8 @@ def angles_from(ego: Motion, others: Motion) -> NDArray[np.float64]:
     """
     toward = others.center - ego.rear_axle
     forward, left = (toward * ego.along).sum(1), (toward * ego.aside).sum(1)
-    return np.abs(np.arctan2(left, forward))
+    angles: NDArray[np.float64] = np.abs(np.arctan2(left, forward))
+    return angles
 
 
 def collisions(

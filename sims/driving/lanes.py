@@ -81,7 +81,7 @@ def driving_direction(place: LanePlace, step_s: float) -> float:
 
     As in nuPlan, where the window of a second holds both its ends.
     """
-    window = int(round(HORIZON_S / step_s)) + 1
+    window = round(HORIZON_S / step_s) + 1
     total = np.concatenate([np.zeros(window), np.cumsum(place.progress)])
     against = -(total[window:] - total[:-window]).min()
     return 1.0 if against < COMPLIANCE_M else 0.5 if against < VIOLATION_M else 0.0

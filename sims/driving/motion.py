@@ -82,9 +82,10 @@ class Motion:
         """(N, 4, 2): front left, rear left, rear right, front right."""
         forward = self.along * self.length[:, None] / 2
         left = self.aside * self.width[:, None] / 2
-        return self.center[:, None] + np.stack(
+        corners: Floats = self.center[:, None] + np.stack(
             [forward + left, left - forward, -forward - left, forward - left], axis=1
         )
+        return corners
 
     @property
     def front(self) -> Motion:

@@ -18,7 +18,7 @@ def along_route(route: Floats, points: Floats) -> Floats:
 
     Each is looked for within 10 m along the route of the one before, so a route that crosses
     itself, or returns beside itself, is followed and not jumped on; the first is looked for
-    within the first 10 m beyond where it is nearest to.
+    everywhere.
 
     Args:
         route: (N, 2) m.

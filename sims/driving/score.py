@@ -106,10 +106,7 @@ class DriveScore:
             * self.driving_direction
         )
         weighted = (
-            5 * self.progress
-            + 5 * self.time_to_collision
-            + 4 * self.speed_limit
-            + 2 * self.comfort
+            5 * self.progress + 5 * self.time_to_collision + 4 * self.speed_limit + 2 * self.comfort
         )
         return multiplier * weighted / 16
 

@@ -11,7 +11,7 @@ from fastloop.sims.driving.collisions import BEHIND, Collision, angles_from
 from fastloop.sims.driving.lanes import LanePlace
 from fastloop.sims.driving.motion import Motion, Traffic, meeting
 
-__all__ = ["BOUND_S", "HORIZON_S", "concerns", "time_to_collision"]
+__all__ = ["BOUND_S", "HORIZON_S", "STANDING", "concerns", "time_to_collision"]
 
 BOUND_S = 0.95
 HORIZON_S = 3.0
@@ -27,9 +27,7 @@ def concerns(
     within one lane of the road or where lanes cross; all arguments row by row.
     """
     angle = angles_from(ego, others)
-    heed: NDArray[np.bool_] = (angle < AHEAD) | (
-        (~within_one_lane | crossing) & (angle <= BEHIND)
-    )
+    heed: NDArray[np.bool_] = (angle < AHEAD) | ((~within_one_lane | crossing) & (angle <= BEHIND))
     return heed & (ego.speed > STANDING)
 
 
