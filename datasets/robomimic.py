@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastloop.datasets.demonstration import Demonstration, DemonstrationError, LazyFrames
+from fastloop.datasets.demonstration import Demonstration, DemonstrationError, Frames, LazyFrames
 from fastloop.datasets.errors import os_errors_are_faults
 
 __all__ = ["StoredFrames", "read", "write"]
@@ -79,7 +79,8 @@ def read(
         mask: name under ``mask/`` of a subset, for instance ``train``.
 
     Raises:
-        DemonstrationError: saying what was expected and what the file holds.
+        DemonstrationError: saying what was expected and what the file holds; also where parts of it
+            are links to other files.
     """
     path = Path(path)
     if not path.exists():
@@ -95,7 +96,10 @@ def read(
             return _read_all(file, None if keys is None else list(keys), mask, path)
         except DemonstrationError:
             raise
-        except (KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            AttributeError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, TypeError,
+            ValueError,
+        ) as error:  # fmt: skip
             raise DemonstrationError(f"{path} is damaged ({error})") from error
 
 
@@ -210,18 +214,20 @@ def _read_one(
             f"{where} lacks observations {missing}; has {sorted(group['obs'])}"
         )
     return Demonstration(
-        observations={
-            key: StoredFrames(lazy, frames.name, frames.shape, frames.dtype)
-            if lazy and _is_picture(frames)
-            else _array(frames, where)
-            for key, frames in ((key, group["obs"][key]) for key in wanted)
-        },
+        observations={key: _frames(group["obs"][key], where, lazy) for key in wanted},
         actions=_array(group["actions"], where).astype(np.float32),
         rewards=_array(group["rewards"], where).astype(np.float32) if "rewards" in group else None,
         states=_array(group["states"], where).astype(np.float64) if "states" in group else None,
         seed=int(group.attrs["seed"]) if "seed" in group.attrs else None,
         success=bool(group.attrs.get("success", True)),
     )
+
+
+def _frames(dataset: h5py.Dataset | h5py.Group, where: str, lazy: Path | None) -> Frames:
+    if not lazy or not _is_picture(dataset):
+        return _array(dataset, where)
+    _check_within(dataset, where)
+    return StoredFrames(lazy, dataset.name, dataset.shape, dataset.dtype)
 
 
 def _array(dataset: h5py.Dataset | h5py.Group, where: str) -> NDArray[Any]:
@@ -234,5 +240,12 @@ def _array(dataset: h5py.Dataset | h5py.Group, where: str) -> NDArray[Any]:
         raise DemonstrationError(
             f"{where}: {dataset.name} says that it has {dataset.nbytes} bytes; the file has not"
         )
+    _check_within(dataset, where)
     values: NDArray[Any] = dataset[:]
     return values
+
+
+def _check_within(dataset: h5py.Dataset, where: str) -> None:
+    """A file can name any other file, of HDF5 or not, as the place of its numbers."""
+    if dataset.external or dataset.is_virtual or not where.startswith(f"{dataset.file.filename}:"):
+        raise DemonstrationError(f"{where}: {dataset.name} is in another file; it is not followed")

@@ -31,6 +31,7 @@ ENCODERS = {
     "libsvtav1": ("av1", {"g": "2", "crf": "30", "preset": "12"}),
     "libx264": ("h264", {"g": "2", "crf": "23"}),
 }
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 @lru_cache(maxsize=4096)
 def _probe(path: str, version: tuple[int, int]) -> VideoInfo:
-    with _av().open(path) as container:
+    with _open(path) as container:
         stream = _stream(container, path)
         context = stream.codec_context
         duration = (stream.duration or 0) * (stream.time_base or 0)
@@ -122,7 +123,7 @@ class _Decoder:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.container = _av().open(path)
+        self.container = _open(path)
         self.stream = _stream(self.container, path)
         context = self.stream.codec_context
         # One thread: a decoder of many cannot be closed in a forked process, where they are not.
@@ -246,6 +247,14 @@ class VideoWriter:
 
 def _av() -> Any:
     return require("av", extra="data")
+
+
+def _open(path: str) -> Any:
+    """A container that holds its own frames. FFmpeg knows others, playlists for instance, that name
+    further files and addresses to be read, and takes some names of files for addresses."""
+    if not os.path.isfile(path):  # a pipe would never end
+        raise DatasetError(f"{path} does not exist, or is no file")
+    return _av().open(f"file:{path}", options={"format_whitelist": FORMATS})
 
 
 def _stream(container: Any, path: str | Path) -> Any:

@@ -179,3 +179,39 @@ def test_what_is_no_episode_is_named(tmp_path: Path) -> None:
         file["data"] = np.zeros(3)
     with pytest.raises(DemonstrationError, match="under 'data'"):
         read(tmp_path / "array.hdf5")
+
+
+def test_other_files_are_not_followed(tmp_path: Path, monkeypatch) -> None:
+    """HDF5 can name another file, of any kind, as the place of an array's numbers."""
+    secret = np.arange(48, dtype=np.uint8).reshape(2, 3, 4, 2)
+    (tmp_path / "secret").write_bytes(secret.tobytes())
+    with h5py.File(tmp_path / "secret.hdf5", "w") as file:
+        file["x"] = secret
+    layout = h5py.VirtualLayout(secret.shape, np.uint8)
+    layout[:] = h5py.VirtualSource(tmp_path / "secret.hdf5", "x", secret.shape)
+
+    def external_link(group: h5py.Group) -> None:
+        group["x"] = h5py.ExternalLink(tmp_path / "secret.hdf5", "x")
+
+    def external_bytes(group: h5py.Group) -> None:
+        group.create_dataset("x", secret.shape, "u1", external=[(tmp_path / "secret", 0, 48)])
+
+    def virtual(group: h5py.Group) -> None:
+        group.create_virtual_dataset("x", layout)
+
+    for link in (external_link, external_bytes, virtual):
+        path = write(tmp_path / "a.hdf5", [demonstration(2)], env_args={})
+        with h5py.File(path, "a") as file:
+            link(file["data/demo_0/obs"])
+        for most in (2**30, 0):  # in memory, and left in the file
+            monkeypatch.setattr(robomimic, "IMAGES_IN_MEMORY", most)
+            with pytest.raises(DemonstrationError, match=r"is in another file|the file has not"):
+                read(path, ["x"])
+
+
+def test_a_seed_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.hdf5", [demonstration(2)], env_args={})
+    with h5py.File(path, "a") as file:
+        file["data/demo_0"].attrs["seed"] = np.inf
+    with pytest.raises(DemonstrationError, match=r"a\.hdf5 is damaged"):
+        read(path)

@@ -99,6 +99,27 @@ def test_no_video_at_all(tmp_path):
         probe(tmp_path / "text.mp4")
 
 
+def test_other_files_are_not_followed(tmp_path):
+    """FFmpeg reads a playlist for the video that it names, whatever the playlist is called."""
+    with VideoWriter(tmp_path / "secret.mp4", (3, 32, 48), FPS) as writer:
+        writer.add(pictures(20, (32, 48)))
+    lists = (
+        "ffconcat version 1.0\nfile secret.mp4\nduration 2\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:2,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+    )
+    for text in lists:
+        (tmp_path / "film.mp4").write_text(text)
+        with pytest.raises(DatasetError, match=r"film\.mp4"):
+            probe(tmp_path / "film.mp4")
+
+
+def test_a_name_is_no_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter(tmp_path / "http:film.mp4", (3, 32, 48), FPS) as writer:
+        writer.add(pictures(20, (32, 48)))
+    assert probe("http:film.mp4").height == 32
+
+
 def test_a_file_written_anew_is_read_anew(tmp_path):
     path = tmp_path / "film.mp4"
     for count, size in ((20, (32, 48)), (30, (64, 32))):
