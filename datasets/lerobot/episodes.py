@@ -71,14 +71,14 @@ def spans(table: Any, where: str) -> dict[int, slice]:
         DatasetError: the rows of an episode are not together.
     """
     of = column(table, "episode_index", where, ())
-    starts = np.flatnonzero(np.diff(of, prepend=of[0] - 1 if len(of) else 0))
+    starts = [0, *(np.flatnonzero(of[1:] != of[:-1]) + 1).tolist()] if len(of) else []
     ends = [*starts[1:], len(of)]
     found: dict[int, slice] = {}
     for start, end in zip(starts, ends, strict=True):
         episode = int(of[start])
         if episode in found:
             raise DatasetError(f"{where} holds episode {episode} twice")
-        found[episode] = slice(int(start), int(end))
+        found[episode] = slice(start, end)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.errors import DatasetError, os_errors_are_faults
 from fastloop.extras import require
 
 __all__ = ["ParquetImages", "column", "read_arrow", "read_lines", "read_parquet", "stored_images"]
@@ -48,6 +48,7 @@ def read_arrow(path: Path) -> Any:
         DatasetError: it does not exist or is damaged.
     """
     pa = require("pyarrow", extra="data")
+    _check_file(path)
     with _errors_named(path), pa.memory_map(str(path)) as file:
         table = pa.ipc.open_stream(file).read_all()
         table.validate(full=True)
@@ -170,6 +171,7 @@ def _row_group(path: Path, name: str, group: int) -> Any:
 
 
 def _open(path: Path) -> Any:
+    _check_file(path)
     file = require("pyarrow.parquet", extra="data").ParquetFile(path)
     # Every row has a stamp of its own, of a byte and more; a made-up count would take all memory.
     if file.metadata.num_rows > path.stat().st_size:
@@ -177,6 +179,12 @@ def _open(path: Path) -> Any:
         file.close()
         raise DatasetError(f"{path} says that it has {rows} rows in {size} bytes")
     return file
+
+
+@os_errors_are_faults()
+def _check_file(path: Path) -> None:
+    if not path.is_file():  # a pipe would never end
+        raise DatasetError(f"{path} does not exist, or is no file")
 
 
 @contextmanager

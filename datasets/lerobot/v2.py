@@ -56,5 +56,7 @@ def _rows(
             return EncodedImages(ParquetImages(path, key, 0), shape, where)
         return VideoFrames(inside(root, info.video_path, video_key=key, **values), stamps)
 
-    tasks = facts.get("tasks")
+    tasks = facts.get("tasks", [])
+    if not isinstance(tasks, list):
+        raise DatasetError(f"{where}: tasks is {tasks!r:.80}, expected a list")
     return EpisodeRows(where, table, str(tasks[0]) if tasks else "", pictures)

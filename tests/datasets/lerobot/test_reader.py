@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from contextlib import suppress
 
@@ -179,6 +180,7 @@ DATA = "data/chunk-000/file-000.parquet"
         (EPISODES, f"videos/{IMAGE}/from_timestamp", [0, 0.5, 1.5], "lasts 1.6 s"),
         (EPISODES, f"videos/{IMAGE}/from_timestamp", [0, 0.5, np.nan], "must rise"),
         (DATA, "episode_index", [0] * 5 + [1] * 4 + [2] * 6 + [0], "holds episode 0 twice"),
+        (DATA, "episode_index", [-(2**63)] * 5 + [1] * 4 + [2] * 7, "has 0 rows of it, expected 5"),
         (DATA, "frame_index", [*range(5), *range(4), *range(6), 7], "does not count up from 0"),
         (DATA, "timestamp", [0.0] * 16, "timestamps do not rise"),
         (DATA, "timestamp", [None] * 16, "5 gaps"),
@@ -227,6 +229,26 @@ def test_lists_of_episodes_of_version_2(lines, told, copy):
     root = copy("v2")
     (root / "meta/episodes.jsonl").write_text(lines)
     with pytest.raises(DatasetError, match=told):
+        lerobot.read(root)
+
+
+def test_tasks_of_version_2_are_a_list(copy):
+    root = copy("v2")
+    path = root / "meta/episodes.jsonl"
+    lines = [json.loads(line) | {"tasks": 7} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DatasetError, match="tasks is 7, expected a list"):
+        lerobot.read(root)
+
+
+@pytest.mark.parametrize(
+    ("version", "file"), [("v3", DATA), ("v1", "train/data-00000-of-00001.arrow")]
+)
+def test_a_pipe_is_not_waited_for(version, file, copy):
+    root = copy(version)
+    (root / file).unlink()
+    os.mkfifo(root / file)
+    with pytest.raises(DatasetError, match="is no file"):
         lerobot.read(root)
 
 
