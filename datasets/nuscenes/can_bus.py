@@ -55,7 +55,10 @@ def read_can_bus(root: str | Path, scene: str, message: str = "pose") -> dict[st
 def read_route(root: str | Path, scene: str) -> NDArray[np.float64]:
     """(N, 2) m, map: the planned route of one scene; arguments and errors of `read_can_bus`."""
     path, rows = _read(root, scene, "route")
-    return _numbers(path, "route", rows, np.float64).reshape(-1, 2)
+    route: NDArray[np.float64] = _numbers(path, "route", rows, np.float64)
+    if len(rows) and (route.ndim != 2 or route.shape[1] != 2):
+        raise DatasetError(f"{path}: the route is of shape {route.shape}, expected points (N, 2)")
+    return route.reshape(-1, 2)
 
 
 def _read(root: str | Path, scene: str, message: str) -> tuple[Path, list[Any]]:
@@ -65,6 +68,8 @@ def _read(root: str | Path, scene: str, message: str) -> tuple[Path, list[Any]]:
         raise DatasetError(f"{scene} has no usable CAN bus messages: it is one of 21 such scenes")
     path = Path(root) / "can_bus" / f"{scene}_{message}.json"
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise DatasetError(f"{path} is no file")
         if path.stat().st_size > LARGEST:
             raise DatasetError(f"{path} has {path.stat().st_size} bytes: too many for a scene")
         rows = json.loads(path.read_bytes())

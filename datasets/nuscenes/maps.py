@@ -29,6 +29,7 @@ LOCATIONS = {
 
 OLDEST = (1, 3)  # version of the map expansion; before it drivable areas were drawn differently
 LARGEST = 1 << 29  # bytes; the largest map expansion has some 10^8
+FARTHEST = 1e6  # m; the largest map has some 3,000
 
 _AREAS = {
     "ped_crossing": "crosswalk", "walkway": "walkway", "stop_line": "stop_line",
@@ -141,8 +142,8 @@ def _merged(polygons: Sequence[Sequence[Any]]) -> Any:
     parts = []
     for outline, *holes in polygons:
         rings = [np.asarray(ring, dtype=np.float64) for ring in (outline, *holes)]
-        if any(ring.ndim != 2 or not np.isfinite(ring).all() for ring in rings):
-            raise DatasetError("a polygon holds something else than finite points")
+        if not all(ring.ndim == 2 and (abs(ring) < FARTHEST).all() for ring in rings):
+            raise DatasetError("a polygon holds something else than finite points of the map")
         parts.append(shapely.make_valid(shapely.Polygon(rings[0], rings[1:])))
     return shapely.MultiPolygon(_polygons(shapely.union_all(parts)))
 
@@ -202,8 +203,8 @@ def _expansion(location: str, path: Path, content: Mapping[str, Any]) -> NuScene
         ]
     )
     shown = tuple(feature for feature in features if len(feature.points))
-    if not all(np.isfinite(feature.points).all() for feature in shown):
-        raise DatasetError("a node is not finite")
+    if not all((abs(feature.points) < FARTHEST).all() for feature in shown):
+        raise DatasetError("a node is not finite, or far from any map")
     return NuScenesMap(location, path, drivable, shown)
 
 

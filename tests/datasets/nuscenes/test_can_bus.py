@@ -1,6 +1,7 @@
 """Messages of the vehicle, as the devkit reads them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -64,6 +65,19 @@ def test_messages_are_those_of_the_devkit(root):
 def test_what_is_not_there_is_named(root, scene, message, words):
     with pytest.raises(DatasetError, match=words):
         read_can_bus(root, scene, message)
+
+
+@pytest.mark.parametrize("rows", [[1, 2], [[1, 2, 3]], [[[1, 2]]]])
+def test_a_route_of_other_points_is_refused(root, rows):
+    (root / "can_bus" / "scene-0061_route.json").write_text(json.dumps(rows))
+    with pytest.raises(DatasetError, match=r"route.*expected points \(N, 2\)"):
+        read_route(root, "scene-0061")
+
+
+def test_a_pipe_is_not_waited_for(root):
+    os.mkfifo(root / "can_bus" / "scene-0061_ms_imu.json")
+    with pytest.raises(DatasetError, match="is no file"):
+        read_can_bus(root, "scene-0061", "ms_imu")
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

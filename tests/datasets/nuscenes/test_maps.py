@@ -155,6 +155,7 @@ def without(key):
         (b'{"type": "Point", "coordinates": []}', "type 'Point'"),
         (b'{"type": "MultiPolygon", "coordinates": [[[[0, 1]]]]}', "not laid out"),
         (b'{"type": "MultiPolygon", "coordinates": [[[[0, NaN], [1, 1], [0, 1]]]]}', "finite"),
+        (b'{"type": "MultiPolygon", "coordinates": [[[[0, 1e308], [1, 1], [0, 1]]]]}', "finite"),
         (b"[" * 100_000, "no JSON"),
     ],
 )
