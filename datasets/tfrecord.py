@@ -118,6 +118,8 @@ def _mapped(path: str | Path, *, whole: bool) -> NDArray[np.uint8]:
     itself would be a copy.
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would never end
+            raise DatasetError(f"{path} cannot be read (it is no file)")
         with open(path, "rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 return np.empty(0, np.uint8)

@@ -54,8 +54,9 @@ def test_an_empty_file_holds_no_records(tmp_path):
     assert payloads(tfrecord.write(tmp_path / "empty", [])) == []
 
 
-@pytest.mark.parametrize("name", ["missing", "."])
+@pytest.mark.parametrize("name", ["missing", ".", "pipe"])
 def test_what_cannot_be_opened_is_a_fault(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DatasetError, match="cannot be read"):
         payloads(tmp_path / name)
 
