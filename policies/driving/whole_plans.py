@@ -16,13 +16,16 @@ from fastloop.policies.spec import ActionSpec, EnvSpec, PolicySpec, SpecMismatch
 
 __all__ = ["WholePlans", "plan_action", "plan_rate", "waypoint_env"]
 
+FARTHEST = 1000.0  # m, of a waypoint
+
 
 def plan_action(waypoints: int, hz: float) -> ActionSpec:
     """The action of an environment that takes a plan every tick: ``[age, x1, y1, ..., xT, yT]``.
 
     ``age`` (s) says how long ago the observation was made from which the plan came. Waypoints are
     in m in the vehicle's frame of that moment (x forward, y left, origin at the rear axle);
-    waypoint k, from 1, is for ``k / hz`` seconds after it. The names say these times.
+    waypoint k, from 1, is for ``k / hz`` seconds after it. The names say these times. None is
+    farther than 1 km to any side.
 
     Args:
         waypoints: T.
@@ -31,7 +34,7 @@ def plan_action(waypoints: int, hz: float) -> ActionSpec:
     times = [f"{(k + 1) / hz:.6g}s" for k in range(waypoints)]
     return ActionSpec(
         1 + 2 * waypoints, "plan",
-        low=(0.0, *(-math.inf,) * (2 * waypoints)), high=(math.inf,) * (1 + 2 * waypoints),
+        low=(0.0, *(-FARTHEST,) * (2 * waypoints)), high=(math.inf, *(FARTHEST,) * (2 * waypoints)),
         names=("age", *(f"{axis}_{time}" for time in times for axis in "xy")),
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ CATCH_UP = 3.0  # m: a vehicle that is further off its plan's place makes up for
 CREEP = 0.1  # m/s: a plan slower than this on the whole stands still
 GENTLE = 3.0  # m/s^2: how a vehicle whose plan has ended is stopped
 SEPARATE = 0.5  # m: between points closer than this, noise decides where the path goes
+FINEST = 30  # pieces of the path between two waypoints, about 1 m each
 SHARPEST = -0.5  # cosine of 120 degrees: a turn beyond it is a reversal
 
 
@@ -183,7 +184,7 @@ def _rounded(points: NDArray[np.float64], heading: float) -> NDArray[np.float64]
     tangents = np.vstack([ends[:1], inner, ends[1:]])
     pieces = []
     for k, length in enumerate(lengths):
-        u = np.linspace(0, 1, max(2, int(length) + 1), endpoint=False)[:, None]
+        u = np.linspace(0, 1, int(min(max(2, length), FINEST)), endpoint=False)[:, None]
         pieces.append(
             points[k] * (1 + 2 * u) * (1 - u) ** 2
             + points[k + 1] * u**2 * (3 - 2 * u)
@@ -199,8 +200,9 @@ def _where(
     if len(due) == 1:
         return np.repeat(stations, len(times))
     last_speed = (stations[-1] - stations[-2]) / (due[-1] - due[-2])
-    within: NDArray[np.float64] = PchipInterpolator(due, stations)(np.clip(times, due[0], due[-1]))
-    return within + last_speed * np.maximum(times - due[-1], 0)
+    within = PchipInterpolator(due, stations)(np.clip(times, due[0], due[-1]))
+    reached: NDArray[np.float64] = within + last_speed * np.maximum(times - due[-1], 0)
+    return reached
 
 
 def _check(points: NDArray[np.float64], due: NDArray[np.float64]) -> None:
