@@ -11,7 +11,7 @@ from scipy.interpolate import CubicSpline
 
 from fastloop.policies.driving.whole_plans import plan_action
 from fastloop.policies.spec import ActionSpec
-from fastloop.sims.driving.poses import Pose, rear_axle_pose, to_world
+from fastloop.sims.driving.poses import Pose, rear_axle_pose, to_vehicle
 from fastloop.sims.driving.scene import Body
 from fastloop.sims.driving.tracker import Tracker, place
 
@@ -81,6 +81,19 @@ class Driver:
     def moved(self, ego: Body) -> None:
         """A tick went by."""
         self._poses.append(rear_axle_pose(ego, REAR_AXLE))
+
+    def plan_along(self, way: NDArray[np.float64], ticks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(1 + 2T,) the action to be, now and at T ticks from the start, where a driver was.
+
+        Args:
+            way: (N, 3) x, y of the middle of its box, and heading, at each tick; it stays at last.
+            ticks: (T,) need not be whole.
+        """
+        heading = np.unwrap(way[:, 2])
+        axle = way[:, :2] - REAR_AXLE * np.stack([np.cos(heading), np.sin(heading)], axis=1)
+        index = np.arange(len(way))
+        points = np.stack([np.interp(ticks, index, axle[:, axis]) for axis in (0, 1)], axis=1)
+        return np.append(0.0, to_vehicle(points, self._poses[-1]))
 
     def act(
         self, env: Any, action: NDArray[np.float64], ego: Body, origin: NDArray[np.float64]

@@ -1,0 +1,194 @@
+"""Closed loop on recorded scenes: the vehicle drives in traffic that was recorded there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastloop.datasets.driving_log import DrivingLog
+from fastloop.datasets.logs.scenarionet import to_scenario
+from fastloop.policies.spec import EnvSpec
+from fastloop.sims.driving.observation import Observer
+from fastloop.sims.driving.scene import Body
+from fastloop.sims.driving.world import body_of
+from fastloop.sims.metadrive.engine import Engine, metadrive
+from fastloop.sims.metadrive.scenes import read_scenes
+from fastloop.sims.metadrive.sim import NOWHERE, MetaDriveSim
+from fastloop.sims.metadrive.vehicle import ARGUMENTS, REAR_AXLE, TICK_S, Control, Driver
+
+__all__ = ["MetaDriveLog"]
+
+OVERTIME = 100  # ticks after the longest record
+SPAWN_AHEAD_M = 5.0  # nearer to the vehicle nobody appears: a car's length
+MAP_MARGIN_M = 150.0
+
+
+class MetaDriveLog(MetaDriveSim):
+    """Recorded scenes in MetaDrive's ScenarioEnv: a vehicle of the recorder's size starts where and
+    as fast as the recorder did, and shall go where it went, among recorded traffic.
+
+    Frames are those of the logs. Records of any rate are interpolated to 10 Hz. After its record a
+    scene is empty. Road users that neither stood nor moved as vehicles, pedestrians, cyclists,
+    cones or barriers are left out, and so is who would appear where the vehicle is.
+
+    Args:
+        scenes: a file or folder, or several, of anything that `open_logs` reads. The scene of a
+            seed is ``seed % number of scenes``.
+        traffic: ``replay``: everybody moves as recorded, whatever the vehicle does; ``reactive``:
+            vehicles that are behind the vehicle when they appear, and move, follow their recorded
+            way by MetaDrive's IDM, the others are replayed.
+        control, plan_hz, plan_steps: see `Driver`.
+        end_on_crash: see `MetaDriveSim`.
+        min_distance: m that the recorder must have moved; else the scene is parked, and left out.
+        max_steps: ticks after which an episode times out; None is 10 s after the longest record.
+
+    Attributes:
+        faults: why scenes were left out.
+
+    Raises:
+        DatasetError: when no scene is left.
+        MissingExtraError: without MetaDrive.
+    """
+
+    def __init__(
+        self,
+        scenes: str | Path | Sequence[str | Path],
+        *,
+        traffic: Literal["replay", "reactive"] = "replay",
+        control: Control = "plan",
+        plan_hz: float = 4.0,
+        plan_steps: int = 20,
+        end_on_crash: bool = True,
+        min_distance: float = 10.0,
+        max_steps: int | None = None,
+    ) -> None:
+        if traffic not in ("replay", "reactive"):
+            raise ValueError(f"traffic is replay or reactive, got {traffic!r}")
+        driver = Driver(control, plan_steps, plan_hz)
+        paths = [scenes] if isinstance(scenes, str | Path) else list(scenes)
+        self.scenes, self.faults = read_scenes(paths, min_distance=min_distance)
+        if max_steps is None:
+            max_steps = max(len(scene.log) for scene in self.scenes) + OVERTIME
+        env_spec = EnvSpec(
+            name="MetaDriveLog",
+            observations=Observer(NOWHERE, rear_axle=REAR_AXLE).specs(),
+            action=driver.spec,
+            control_hz=1 / TICK_S,
+            max_steps=max_steps,
+            success="arrives at 95 % of the recorded way without a crash",
+        )
+        super().__init__(env_spec, driver, end_on_crash=end_on_crash)
+        self.engine = Engine(lambda: _make(reactive=traffic == "reactive"), env_spec.name)
+        self._scene = self.scenes[0]
+
+    def recorded_plan(self) -> NDArray[np.float64]:
+        """(1 + 2T,) the action that goes where the recorder went, of this tick.
+
+        Raises:
+            ValueError: where nobody recorded the scene, or actions are no plans.
+        """
+        if self.recorded is None or self.driver.control == "steer_throttle":
+            raise ValueError(f"{self.scene_name} has no recorded plan for {self.driver.control}")
+        now = len(self.moments) - 1
+        steps = (self.driver.spec.dim - 1) // 2
+        due = now + (1 + np.arange(steps)) / self.driver.hz / TICK_S
+        return self.driver.plan_along(self.recorded, due)
+
+    def _begin(self, seed: int) -> str:
+        self._scene = scene = self.scenes[seed % len(self.scenes)]
+        ego = scene.log.tracks[scene.log.ego or ""]
+        env = self.engine.take()
+        scenario = metadrive("scenario.scenario_description").ScenarioDescription(
+            to_scenario(_bare(scene.log))
+        )
+        env.engine.data_manager.set_scenario(scenario)
+        env.reset(seed=0)
+        self.surroundings, self.recorded = scene.surroundings, scene.recorded
+        self._origin = ego.position[0, :2]
+        return scene.log.name
+
+    def _others(self) -> Mapping[str, Body]:
+        manager, tracks = self.engine.env.engine.traffic_manager, self._scene.log.tracks
+        things = manager.spawned_objects
+        others = {}
+        for name, key in manager._obj_id_to_scenario_id.items():
+            like = body_of(tracks[key], 0)
+            others[key] = self._body(
+                like.kind, things[name], (like.length, like.width, like.height)
+            )
+        return others
+
+    def _route(self) -> tuple[float, float, bool]:
+        navigation = self.engine.env.agent.navigation
+        completion = float(navigation.route_completion)
+        return completion, float(navigation.current_lateral), completion > 0.95
+
+
+def _make(*, reactive: bool) -> Any:
+    """A ScenarioEnv whose scenes come from memory, one at a time."""
+    envs = metadrive("envs.scenario_env")
+    env = envs.ScenarioEnv(
+        {
+            "num_scenarios": 1,
+            "reactive_traffic": reactive,
+            "store_map": False,
+            "force_destroy": True,  # objects that are used again drift
+            "use_bounding_box": True,  # everybody is as large as recorded
+            "no_light": True,
+            "need_lane_localization": False,
+            "log_level": 60,
+            "agent_observation": metadrive("obs.observation_base").DummyObservation,
+            "vehicle_config": {
+                "lidar": {"num_lasers": 0},
+                "side_detector": {"num_lasers": 0},
+                "show_navi_mark": False,
+            },
+            "agent_configs": {"default_agent": ARGUMENTS},
+        }
+    )
+
+    def set_up() -> None:
+        metadrive("envs.base_env").BaseEnv.setup_engine(env)
+        traffic = envs.ScenarioTrafficManager()
+        traffic.GENERATION_FORWARD_CONSTRAINT = SPAWN_AHEAD_M
+        traffic.MIN_VALID_FRAME_LEN = 1  # else cones that were seen for less than 2 s are left out
+        for name, manager in (
+            ("data_manager", envs.ScenarioOnlineDataManager()),
+            ("map_manager", envs.ScenarioMapManager()),
+            ("traffic_manager", traffic),
+            ("curriculum_manager", envs.ScenarioCurriculumManager()),
+        ):
+            env.engine.register_manager(name, manager)
+
+    env.setup_engine = set_up
+    return env
+
+
+def _bare(log: DrivingLog) -> DrivingLog:
+    """What MetaDrive shall see of a log: tracks and lanes near the way, no word of the source.
+
+    (A track's ``spawn_info`` names a module that MetaDrive would import.)
+    """
+    way = log.tracks[log.ego or ""].position[:, :2]
+    low, high = way.min(0) - MAP_MARGIN_M, way.max(0) + MAP_MARGIN_M
+    return replace(
+        log,
+        tracks={key: replace(track, properties={}) for key, track in log.tracks.items()},
+        map=tuple(
+            replace(feature, properties={}, category="")
+            for feature in log.map
+            if feature.kind == "lane"
+            and not feature.area
+            and len(feature.points) > 1
+            and (feature.points[:, :2].max(0) > low).all()
+            and (feature.points[:, :2].min(0) < high).all()
+        ),
+        signals={},
+        metadata={},
+    )
