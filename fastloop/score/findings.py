@@ -26,7 +26,9 @@ class Coverage:
         scored: of them.
         faults: by sample, why it was not.
         damage: what of the data could not be read.
-        strangers: predictions for no sample of the benchmark.
+        strangers: predictions for no sample of the benchmark; no harm by themselves, for a file may
+            hold plans of a whole split where a benchmark scores some of it, and a name misspelt is
+            one that is missing among the samples.
     """
 
     samples: int
@@ -43,7 +45,7 @@ class Coverage:
     @property
     def complete(self) -> bool:
         """Whether every sample was scored and all data could be read."""
-        return self.scored == self.samples > 0 and not self.damage and not self.strangers
+        return self.scored == self.samples > 0 and not self.damage
 
     def sentences(self, most: int = 5) -> list[str]:
         """What is missing, in words; at most so many faults of a kind."""
@@ -52,7 +54,7 @@ class Coverage:
         told += [f"damaged: {what}" for what in self.damage[:most]]
         if self.strangers:
             some = ", ".join(self.strangers[:most])
-            told.append(f"{len(self.strangers)} predictions are for no sample: {some}")
+            told.append(f"{len(self.strangers)} predictions are for no sample scored here: {some}")
         hidden = max(0, len(self.faults) - most) + max(0, len(self.damage) - most)
         return [*told, f"and {hidden} more, in result.json"] if hidden else told
 

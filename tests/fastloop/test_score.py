@@ -143,6 +143,25 @@ def test_missing_predictions_are_counted_and_fail_unless_allowed(score, shard):
     assert score("allowed", "predictions=some.json", "allow_partial=true")[0] == 0
 
 
+def test_plans_of_a_whole_split_are_complete_for_a_part_of_it(score, shard):
+    score("policy")
+    kept = dict(predictions.read(shard.parent / "policy/predictions.npz", steps=20).trajectories)
+    kept["of-another-frame"] = np.zeros((20, 2))
+    predictions.write(shard.parent / "more.npz", kept)
+    code, result, told = score("more", "predictions=more.npz")
+    assert code == 0
+    assert result["coverage"]["complete"]
+    assert "of-another-frame" in told
+
+
+def test_names_of_figures_are_whole_in_a_narrow_terminal(score, shard, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    clusters = {f"{n:032x}": {"scenario_cluster": "Foreign Object Debris"} for n in range(12)}
+    (shard.parent / "clusters.json").write_text(json.dumps(clusters))
+    _, _, told = score("narrow", "dataset.clusters=clusters.json", "worst=0")
+    assert "rfs_foreign_object_debris" in told
+
+
 def test_lidar_axes_are_noticed(score, shard):
     score("policy")
     kept = predictions.read(shard.parent / "policy/predictions.npz", steps=20).trajectories

@@ -35,8 +35,9 @@ def test_what_is_missing_is_said():
     part = Coverage(9, 3, {f"s{k}": "torn" for k in range(6)}, ["shard 2 at byte 17"], ["x"])
     assert not part.complete
     told = "\n".join(part.sentences(most=2))
-    for words in ("3 of 9", "s0: torn", "byte 17", "no sample: x", "4 more"):
+    for words in ("3 of 9", "s0: torn", "byte 17", "no sample scored here: x", "4 more"):
         assert words in told
+    assert Coverage(3, 3, strangers=["of the same split, not scored"]).complete
     assert not Coverage(0, 0).complete
 
 
