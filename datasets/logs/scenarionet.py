@@ -9,6 +9,7 @@ and map in one right-handed frame of the world, m, rad and m/s, at the times ``m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,9 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
     """The logs of a scenario file, or of a folder of them.
 
     A size is the median over the stamps at which its track was seen. ``state`` among a track's
-    properties holds what was recorded beside the pose, stamp by stamp.
+    properties holds what was recorded beside the pose, stamp by stamp. Of nuScenes, ScenarioNet
+    gives the ego's rear axle as its position, and exchanges its length and width; they are
+    exchanged back.
 
     Args:
         path: of a ``.pkl`` or of a folder; nothing that a pickle asks for is run.
@@ -140,13 +143,16 @@ def _log(scenario: Any) -> DrivingLog:
     metadata["version"] = scenario.get("version", VERSION)
     defaults = _defaults(name)
     metadata = {k: v for k, v in metadata.items() if not _is_default(k, v, defaults)}
+    tracks = {str(key): _track(track, steps) for key, track in scenario["tracks"].items()}
+    if source == "nuscenes" and str(ego) in tracks:
+        tracks[str(ego)] = _lengthwise(tracks[str(ego)])
     return DrivingLog(
         name=name,
         source=source,
         frame=str(own.get("frame", frame)),
         stamps=np.round(times * 1e9).astype(np.int64) + start,
         ego=None if ego is None else str(ego),
-        tracks={str(key): _track(track, steps) for key, track in scenario["tracks"].items()},
+        tracks=tracks,
         map=tuple(_feature(str(key), f) for key, f in scenario["map_features"].items()),
         signals=signals,
         metadata=metadata | own.get("metadata", {}),
@@ -190,6 +196,12 @@ def _track(track: Mapping[str, Any], steps: int) -> Track:
         category=str(properties.get("type", "")),
         properties={k: v for k, v in properties.items() if k not in TRACK_METADATA},
     )
+
+
+def _lengthwise(ego: Track) -> Track:
+    """ScenarioNet's converter of nuScenes writes the length of the ego as its width."""
+    length, width, height = ego.size
+    return replace(ego, size=np.array([width, length, height])) if length < width else ego
 
 
 def _median(sizes: NDArray[np.float64]) -> float:
@@ -298,15 +310,15 @@ def to_scenario(log: DrivingLog, *, ego: str | None = None) -> dict[str, Any]:
     }
     metadata = {
         **defaults,
-        **plain(log.metadata),
+        **_plain(log.metadata),
         "dataset": log.source,
         "sdc_id": ego,
         "ts": (log.stamps - log.stamps[:1]) * 1e-9,
         OWN: {
             "frame": log.frame,
             "start_ns": int(log.stamps[0]) if len(log) else 0,
-            "signals": plain(others),
-            "metadata": plain(hidden),
+            "signals": _plain(others),
+            "metadata": _plain(hidden),
         },
     }
     return {
@@ -325,7 +337,7 @@ def to_scenario(log: DrivingLog, *, ego: str | None = None) -> dict[str, Any]:
 
 def _write_track(key: str, track: Track) -> dict[str, Any]:
     steps, valid = len(track.valid), track.valid
-    properties = plain(track.properties)
+    properties = _plain(track.properties)
     word = properties.pop("metadrive_type", TRACK_TYPES.get(track.kind, "OTHER"))
     known = np.isfinite(track.velocity).all(axis=1) & valid
     state = {
@@ -357,7 +369,7 @@ def _write_feature(feature: MapFeature) -> dict[str, Any]:
         word = FEATURE_TYPES.get(feature.kind, OWN_TYPE + feature.kind.upper())
     if (word in POLYGONS and not feature.area) or (feature.kind == "lane" and feature.area):
         word = OWN_TYPE + feature.kind.upper()
-    written = {**plain(feature.properties), "type": word}
+    written = {**_plain(feature.properties), "type": word}
     if word != feature.category:
         written["category"] = feature.category
     outline = feature.points if feature.area else feature.outline
@@ -379,7 +391,7 @@ def _write_lights(log: DrivingLog, lights: Mapping[str, Signal]) -> dict[str, An
         # MetaDrive looks a light up by its lane, and one lane has one light.
         name = light.lane if light.lane and light.lane not in written else key
         metadata = {
-            **plain(light.properties), "type": "TRAFFIC_LIGHT", "object_id": name,
+            **_plain(light.properties), "type": "TRAFFIC_LIGHT", "object_id": name,
             "track_length": len(log), "signal_id": key,
         }  # fmt: skip
         position = light.position
@@ -397,12 +409,12 @@ def _write_lights(log: DrivingLog, lights: Mapping[str, Signal]) -> dict[str, An
     return written
 
 
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """A copy of plain values, for a scenario may hold Python's own types and arrays only."""
     if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
+        return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(plain, value))
+        return type(value)(map(_plain, value))
     if isinstance(value, np.generic):
         return value.item()
     return value.copy() if isinstance(value, np.ndarray) else value
