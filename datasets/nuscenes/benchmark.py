@@ -48,7 +48,6 @@ PLANNING_FAULTS: Mapping[str, str] = {
 """Switches: those of the scores, and one of the data that VAD's metric is given."""
 
 SAMPLES_AT_ONCE = 512
-WINDOW_M = 60.0  # around the vehicle, to be drawn
 
 
 class NuScenesPlanning:
