@@ -210,7 +210,11 @@ def _within_a_second(
     ego: Motion, traffic: Traffic, on_lanes: LanePlace, within_one_lane: NDArray[np.bool_]
 ) -> float:
     """0 where the vehicle, keeping its velocity for up to 0.9 s, meets whom it must heed, who move
-    as they do; whoever it meets and need not heed is left alone from then on."""
+    as they do; whoever it meets and need not heed is left alone from then on.
+
+    As in NAVSIM, whom to heed is told by where the other will be from where the vehicle is now, so
+    who comes fast from behind may count.
+    """
     last = len(ego) - 1 - max(LOOKED_AT)
     met = []
     for ahead in LOOKED_AT:
@@ -227,8 +231,8 @@ def _within_a_second(
             for k in np.flatnonzero(touching)
         ]
     ignored = set()
-    for _, _, who, heed in sorted(met):
-        if who not in ignored and heed:
+    for _, _, who, matters in sorted(met):
+        if who not in ignored and matters:
             return 0.0
         ignored.add(who)
     return 1.0
