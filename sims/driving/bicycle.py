@@ -46,8 +46,8 @@ class Bicycle:
         steer, accel = np.moveaxis(np.asarray(controls, np.float64), -1, 0)
         accel = np.clip(accel, -self.max_brake, self.max_accel)
         curvature = np.tan(np.clip(steer, -self.max_steer, self.max_steer)) / self.wheelbase
-        braked = np.divide(speed, -accel, out=np.full(np.shape(speed + accel), dt), where=accel < 0)
-        moving = np.minimum(braked, dt)
+        stops = speed + accel * dt < 0
+        moving = np.divide(speed, -accel, out=np.full(np.shape(stops), dt), where=stops)
         distance = (speed + accel * moving / 2) * moving
         turn = distance * curvature
         chord = distance * np.sinc(turn / 2 / np.pi)

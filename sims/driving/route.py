@@ -35,7 +35,7 @@ class Route:
         length = float(np.hypot(*np.diff(line, axis=0).T).sum()) if len(line) > 1 else 0.0
         self.length = length
         if length:
-            self._points = resampled(line, 2 + int(length))
+            self._points = resampled(line, 1 + math.ceil(length))
             self._stations = np.linspace(0.0, length, len(self._points))
             steps = np.diff(self._points, axis=0)
             self._directions = np.arctan2(steps[:, 1], steps[:, 0])
