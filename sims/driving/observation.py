@@ -73,6 +73,7 @@ class Observer:
         lanes = [piece for lane in surroundings.lanes.values() for piece in _pieces(lane)]
         route = _pieces(surroundings.route)
         self._lines = np.array([*lanes, *route]).reshape(-1, PIECE, 2)
+        self._coordinates = np.ascontiguousarray(self._lines.transpose(2, 1, 0))  # as searched
         self._directions = _directions(self._lines)
         self._on_route = np.arange(len(self._lines)) >= len(lanes)
         self._past: Past = ()
@@ -141,8 +142,8 @@ class Observer:
 
     def _see_map(self, pose: Pose) -> NDArray[np.float32]:
         seen = np.zeros((self.polylines, PIECE, POINT), np.float32)
-        offsets = self._lines - [pose.x, pose.y]
-        distances = (offsets**2).sum(-1).min(-1)
+        x, y = self._coordinates
+        distances = ((x - pose.x) ** 2 + (y - pose.y) ** 2).min(0)
         order = np.argsort(distances, kind="stable")[: self.polylines]
         seen[: len(order), :, :2] = to_vehicle(self._lines[order], pose)
         seen[: len(order), :, 2:4] = to_vehicle(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -290,7 +291,7 @@ def test_the_later_the_plans_the_larger_the_error():
         for latency_s in (0.0, 0.6, 1.2, 1.8)
     ]
     assert off[0] < 0.3
-    assert all(sooner * 1.3 < later for sooner, later in zip(off, off[1:], strict=False)), off
+    assert all(sooner * 1.3 < later for sooner, later in pairwise(off)), off
 
 
 @pytest.mark.parametrize("latency_s", [0.0, 0.35, 2.0])
