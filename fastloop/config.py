@@ -313,7 +313,8 @@ class ScoreConfig:
             instead of a policy's.
         batch: rows of every policy call.
         piece: samples that a worker does at a time, and that an interruption loses.
-        worker: `process` or `ray`; figures do not depend on it, nor on `workers` (0: one a core).
+        worker: `process` or `ray`; figures do not depend on it, nor on `workers` (0: one a
+            core for a policy, and one for a file).
         seed: root of the policy's noise.
         worst: how many of the worst samples are drawn in the report.
         submit: also write a WOD-E2E challenge submission, which says of itself what stands under

@@ -327,10 +327,11 @@ class NuScenesPlanning:
                 n = int((~np.isnan(values)).sum())
                 figures[f"{name}_{horizon}"] = Metric(value, unit, n, low, high)
             there = ~np.isnan(three)
-            of_sample = np.where(there, three, 0).sum(1) / np.maximum(there.sum(1), 1)
-            of_sample[~there.any(1)] = np.nan
-            _, low, high = mean_interval(of_sample, scenes)
-            n = int(there.any(1).sum())
+            counted = there.any(1)
+            n = int(counted.sum())
+            # What each sample adds to the mean of the three, which may be of different samples.
+            share = np.where(there, three, 0) / np.maximum(there.sum(0), 1) * n / len(HORIZONS)
+            _, low, high = mean_interval(np.where(counted, share.sum(1), np.nan), scenes)
             figures[f"{name}_avg"] = Metric(float(np.mean(means)), unit, n, low, high)
         return figures
 

@@ -108,7 +108,9 @@ def metric_table(
         one = next(iter(found.values()))
         unit = "%" if one.unit == "fraction" else one.unit if one.unit != "1" else ""
         cells = [_cell(found[h], between) if h in found else "" for h in horizons]
-        table.append([stem, *cells, unit, str(one.n)])
+        counts = sorted({metric.n for metric in found.values()})
+        n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        table.append([stem, *cells, unit, n])
     return ["", *(horizon or "value" for horizon in horizons), "unit", "n"], table
 
 

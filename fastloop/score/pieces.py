@@ -73,10 +73,15 @@ class Scored:
 
 
 class World:
-    """What one process holds to do pieces: the benchmark and, where one is asked, the policy."""
+    """What one process holds to do pieces: the benchmark and, where one is asked, the policy.
 
-    def __init__(self, job: Job) -> None:
-        self.benchmark = open_benchmark(job.dataset)
+    Args:
+        job: what is to be done.
+        benchmark: the job's, where this process has opened it already.
+    """
+
+    def __init__(self, job: Job, benchmark: Benchmark | None = None) -> None:
+        self.benchmark = open_benchmark(job.dataset) if benchmark is None else benchmark
         self.planner: Planner | None = None
         if job.policy is not None:
             # Sums round differently on other numbers of threads, so their number is fixed.

@@ -108,11 +108,13 @@ def do_run(
     worker: str,
     workers: int,
     progress: Callable[[int], None],
+    benchmark: Benchmark | None = None,
 ) -> list[Scored]:
     """Do what an earlier process of this run has not done, keeping every piece as it comes.
 
     Args:
         settings: digest of the configuration.
+        worker, workers, benchmark: as for `do_pieces`.
         progress: called with the number of samples done so far.
 
     Raises:
@@ -124,7 +126,7 @@ def do_run(
     count = sum(len(scored.scored) for scored in found.values())
     progress(count)
     left = [piece for piece in pieces if piece.index not in found]
-    for scored in do_pieces(job, left, worker=worker, workers=workers):
+    for scored in do_pieces(job, left, worker=worker, workers=workers, benchmark=benchmark):
         store.save(scored)
         found[scored.index] = scored
         count += len(scored.scored)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
+from fastloop.datasets.benchmark import Benchmark
 from fastloop.extras import require
 from fastloop.score.pieces import Job, Piece, Scored, World
 
@@ -19,12 +20,21 @@ WORKERS = ("process", "ray")
 PR_SET_PDEATHSIG = 1
 
 
-def do_pieces(job: Job, pieces: Sequence[Piece], *, worker: str, workers: int) -> Iterator[Scored]:
+def do_pieces(
+    job: Job,
+    pieces: Sequence[Piece],
+    *,
+    worker: str,
+    workers: int,
+    benchmark: Benchmark | None = None,
+) -> Iterator[Scored]:
     """Do all pieces, in any order; each comes out the same whoever does it.
 
     Args:
         worker: ``process`` or ``ray`` (a cluster where ``RAY_ADDRESS`` names one).
-        workers: how many; 0 is one a core. One ``process`` is this one.
+        workers: how many; 0 is one a core where a policy is asked, and else one: opening the data
+            once more takes longer than scoring plans that are there. One ``process`` is this one.
+        benchmark: the job's, as this process has opened it.
 
     Raises:
         ValueError: for another kind of worker.
@@ -34,11 +44,12 @@ def do_pieces(job: Job, pieces: Sequence[Piece], *, worker: str, workers: int) -
         raise ValueError(f"unknown worker {worker!r}; have: {', '.join(WORKERS)}")
     if not pieces:
         return
-    count = min(workers or os.cpu_count() or 1, len(pieces))
+    cores = 1 if job.policy is None else os.cpu_count() or 1
+    count = min(workers or cores, len(pieces))
     if worker == "ray":
         yield from _by_ray(job, pieces, count)
     elif count == 1:
-        world = World(job)
+        world = World(job, benchmark)
         yield from map(world.do, pieces)
     else:
         yield from _by_processes(job, pieces, count)

@@ -63,7 +63,7 @@ def run(config: ScoreConfig) -> int:
         with bar("scoring", len(benchmark.keys), console) as advance:
             done = do_run(
                 job, pieces, folder, settings, worker=config.worker, workers=config.workers,
-                progress=lambda count: advance(count, ""),
+                progress=lambda count: advance(count, ""), benchmark=benchmark,
             )  # fmt: skip
     except KeyboardInterrupt:
         told = f"interrupted; the same command with run_dir={folder} goes on from here"

@@ -71,6 +71,20 @@ def test_published_samples_and_faults_on_mini(mini):
     assert mended["l2_uniad_3s"].value > found["l2_uniad_3s"].value
 
 
+def test_the_interval_of_an_average_is_about_it(benchmark):
+    rng = np.random.default_rng(0)
+    keys = benchmark.keys
+    columns = {
+        f"l2_vad_{h}": k + rng.random(len(keys)) for h, k in (("1s", 0), ("2s", 9), ("3s", 90))
+    }
+    columns["l2_vad_3s"][::3] = np.nan  # a third of the samples do not reach so far
+    metric = benchmark.metrics(keys, columns)["l2_vad_avg"]
+    means = [np.nanmean(column) for column in columns.values()]
+    assert metric.value == pytest.approx(np.mean(means))
+    assert metric.low < metric.value < metric.high
+    assert metric.n == len(keys)
+
+
 @pytest.fixture(scope="module")
 def benchmark(invented):
     return NuScenesPlanning(invented, "v1.0-mini")

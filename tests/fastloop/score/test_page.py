@@ -14,7 +14,7 @@ from fastloop.score.scene import draw
 def metrics():
     return {
         "l2_uniad_1s": Metric(0.4, "m", 334, 0.3, 0.5),
-        "l2_uniad_avg": Metric(1.0, "m", 334, 0.9, 1.1),
+        "l2_uniad_avg": Metric(1.0, "m", 404, 0.9, 1.1),
         "collision_uniad_1s": Metric(0.009, "fraction", 334, 0.0, 0.02),
         "rfs": Metric(float("nan"), "1", 0, float("nan"), float("nan")),
     }
@@ -23,9 +23,16 @@ def metrics():
 def test_figures_stand_in_one_row_by_horizon():
     head, rows = metric_table(metrics())
     assert head == ["", "1s", "avg", "value", "unit", "n"]
-    assert rows[0] == ["l2_uniad", "0.400 (0.30 to 0.50)", "1.000 (0.90 to 1.10)", "", "m", "334"]
+    assert rows[0] == [
+        "l2_uniad",
+        "0.400 (0.30 to 0.50)",
+        "1.000 (0.90 to 1.10)",
+        "",
+        "m",
+        "334 to 404",
+    ]
     assert rows[1][1] == "0.900 (0.00 to 2.00)"
-    assert rows[1][-2] == "%"
+    assert rows[1][-2:] == ["%", "334"]
     assert rows[2][3] == "-"
 
 

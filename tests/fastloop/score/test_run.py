@@ -111,6 +111,20 @@ def test_the_worst_come_first_with_their_figures(straight, job, tmp_path):
     assert worst[0].figures == {"l2 2s": pytest.approx(7.0)}
 
 
+def test_plans_that_are_there_are_scored_here_and_the_data_opened_once(
+    straight, job, tmp_path, monkeypatch
+):
+    benchmark = straight()
+    plans = {key: benchmark.truth(key) for key in benchmark.keys}
+    monkeypatch.setattr(workers, "_by_processes", None)
+    monkeypatch.setattr("fastloop.score.pieces.open_benchmark", None)
+    done = do_run(
+        job(benchmark), divide(benchmark.keys, 4, plans, 4), tmp_path, "settings",
+        worker="process", workers=0, progress=lambda count: None, benchmark=benchmark,
+    )  # fmt: skip
+    assert sum(scored.scored.sum() for scored in done) == 10
+
+
 def test_unknown_workers_are_refused(straight, job):
     with pytest.raises(ValueError, match="process, ray"):
         list(workers.do_pieces(job(straight()), [], worker="slurm", workers=1))
