@@ -162,6 +162,16 @@ def test_names_of_figures_are_whole_in_a_narrow_terminal(score, shard, monkeypat
     assert "rfs_foreign_object_debris" in told
 
 
+def test_one_sequence_has_no_interval_and_the_result_is_json(score, shard):
+    names = [f"{0:032x}-{n:03d}" for n in range(2)]
+    (shard.parent / "frames.txt").write_text("\n".join(names) + "\n")
+    code, result, _ = score("few", "dataset.frames=frames.txt")
+    assert code == 0
+    assert result["metrics"]["rfs"]["n"] == 2
+    assert result["metrics"]["rfs"]["low"] is None
+    assert "NaN" not in (shard.parent / "few" / "result.json").read_text()
+
+
 def test_lidar_axes_are_noticed(score, shard):
     score("policy")
     kept = predictions.read(shard.parent / "policy/predictions.npz", steps=20).trajectories
