@@ -24,9 +24,9 @@ def center_line(paths: Sequence[Mapping[str, Any]], step: float = STEP) -> NDArr
     left along ``radius``, straight, right, each ``segment_length`` m long.
 
     Raises:
-        DatasetError: a path is laid out otherwise, or longer than 10 km.
+        DatasetError: a path is laid out otherwise, or all are longer than 10 km.
     """
-    points = []
+    points, driven = [], 0.0
     for path in paths:
         x, y, heading = (float(value) for value in path["start_pose"])
         shape, radius = str(path["shape"]), float(path["radius"])
@@ -34,7 +34,8 @@ def center_line(paths: Sequence[Mapping[str, Any]], step: float = STEP) -> NDArr
         numbers = np.array([x, y, heading, radius, *lengths])
         if len(shape) != len(lengths) or not set(shape) <= set(_TURNS) or not radius > 0:
             raise DatasetError(f"a lane of shape {shape!r}, radius {radius}, lengths {lengths}")
-        if not np.isfinite(numbers).all() or min(lengths) < 0 or sum(lengths) > LONGEST:
+        driven += sum(lengths)
+        if not np.isfinite(numbers).all() or min(lengths) < 0 or driven > LONGEST:
             raise DatasetError(f"a lane of lengths {lengths} at {x}, {y}, {heading}")
         points.append([[x, y]])
         for turn, length in zip(shape, lengths, strict=True):

@@ -29,6 +29,7 @@ LOCATIONS = {
 
 OLDEST = (1, 3)  # version of the map expansion; before it drivable areas were drawn differently
 LARGEST = 1 << 29  # bytes; the largest map expansion has some 10^8
+MOST_POINTS = 1 << 24  # of all layers, each of which can draw the same polygon again
 FARTHEST = 1e6  # m; the largest map has some 3,000
 
 _AREAS = {
@@ -155,7 +156,13 @@ def _expansion(location: str, path: Path, content: Mapping[str, Any]) -> NuScene
         raise DatasetError(f"version {version} of the map expansion, expected 1.3 or later")
     nodes = {row["token"]: (float(row["x"]), float(row["y"])) for row in content["node"]}
 
+    drawn = 0
+
     def points(tokens: Sequence[str]) -> NDArray[np.float64]:
+        nonlocal drawn
+        drawn += len(tokens)
+        if drawn > MOST_POINTS:
+            raise DatasetError(f"its layers have more than {MOST_POINTS} points")
         return _flat([nodes[token] for token in tokens])
 
     rings = {
@@ -225,13 +232,17 @@ def _polygons(geometry: Any) -> list[Any]:
 
 
 def _without_holes(polygon: Any) -> list[Any]:
-    """The same area, cut through the middle of its first hole until none is left."""
-    if not polygon.interiors:
-        return [polygon]
+    """The same area, cut through the middle of a hole until none is left."""
     shapely = require("shapely", extra="data")
-    left, low, right, high = polygon.bounds
-    first, _, last, _ = polygon.interiors[0].bounds
-    middle = (first + last) / 2
-    halves = [(left, low, middle, high), (middle, low, right, high)]
-    pieces = [part for half in halves for part in _polygons(shapely.clip_by_rect(polygon, *half))]
-    return [piece for part in pieces for piece in _without_holes(part)]
+    whole, holed = [], [polygon]
+    while holed:
+        part = holed.pop()
+        if not part.interiors:
+            whole.append(part)
+            continue
+        left, low, right, high = part.bounds
+        first, _, last, _ = part.interiors[len(part.interiors) // 2].bounds
+        middle = (first + last) / 2
+        for half in ((left, low, middle, high), (middle, low, right, high)):
+            holed += _polygons(shapely.clip_by_rect(part, *half))
+    return whole

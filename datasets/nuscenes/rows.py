@@ -14,6 +14,7 @@ from fastloop.extras import require
 __all__ = ["read_rows"]
 
 BLOCK = 1 << 24  # bytes read at once: sample_data.json of trainval has 10^9
+BRACES = 1000
 _BETWEEN = re.compile(rb"\}\s*,\s*\Z")  # what stands before the start of a row
 _ROW = re.compile(r"\$\[(\d+)\]")
 
@@ -65,9 +66,13 @@ def read_rows(path: Path, fields: Mapping[str, Any], block: int = BLOCK) -> Iter
 
 
 def _last_row(text: bytes) -> int:
-    """Where the last row of `text` starts, which may be cut off; 0 where there is only one."""
+    """Where the last row of `text` starts, which may be cut off; 0 where there is only one, or
+    where it is not among the last `BRACES` braces: rows are flat."""
     at = len(text)
-    while (at := text.rfind(b"{", 0, at)) > 0:
+    for _ in range(BRACES):
+        at = text.rfind(b"{", 0, at)
+        if at <= 0:
+            break
         if _BETWEEN.search(text, max(0, at - 64), at):
             return at
     return 0

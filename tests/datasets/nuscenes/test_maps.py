@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastloop.datasets.errors import DatasetError
+from fastloop.datasets.nuscenes import maps
 from fastloop.datasets.nuscenes.arcs import center_line
 from fastloop.datasets.nuscenes.maps import LOCATIONS, open_map
 
@@ -109,6 +110,24 @@ def test_a_window_has_areas_without_holes(written):
     assert near_the_corner == {"drivable", "crosswalk", "lane"}
 
 
+def test_a_window_with_a_thousand_holes(written):
+    holes = [[[x, 1], [x + 0.1, 1], [x + 0.1, 2], [x, 2]] for x in np.arange(1, 300, 0.2).tolist()]
+    outline = [[0, 0], [400, 0], [400, 5], [0, 5]]
+    there = written({"type": "MultiPolygon", "coordinates": [[outline, *holes]]})
+    pieces = [shapely.Polygon(shape.points[:, :2]) for shape in there.window(200, 2, 1000)]
+    assert sum(piece.area for piece in pieces) == pytest.approx(400 * 5 - len(holes) * 0.1)
+
+
+def test_layers_cannot_draw_one_polygon_without_end(written, monkeypatch):
+    monkeypatch.setattr(maps, "MOST_POINTS", 1000)
+    content = expansion()
+    content["ped_crossing"] = [
+        content["ped_crossing"][0] | {"token": str(number)} for number in range(1000)
+    ]
+    with pytest.raises(DatasetError, match="more than 1000 points"):
+        written(content)
+
+
 def test_old_drivable_areas(written):
     square = [[0, 0], [4, 0], [4, 4], [0, 4], [0, 0]]
     there = written({"type": "MultiPolygon", "coordinates": [[square]]}, "boston_drivable.json")
@@ -202,3 +221,8 @@ def test_center_lines_are_those_of_the_devkit(shape, lengths):
 def test_lanes_of_another_layout_are_refused(change):
     with pytest.raises(DatasetError, match="a lane of"):
         center_line([ARC | change])
+
+
+def test_paths_of_one_lane_are_bounded_together():
+    with pytest.raises(DatasetError, match="a lane of"):
+        center_line([ARC | {"segment_length": [4000, 0, 0]}] * 3)

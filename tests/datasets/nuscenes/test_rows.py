@@ -33,6 +33,12 @@ def test_blocks_make_no_difference(tmp_path, indent, block):
     assert len(blocks) > 1 or block == 10_000
 
 
+def test_a_word_of_many_braces_hides_no_row(tmp_path):
+    wordy = [{"token": "{" * 3000, "n": n, "xy": [0, 0]} for n in range(4)]
+    blocks = read_rows(written(tmp_path / "t.json", wordy), FIELDS, 100)
+    assert [row.n for rows in blocks for row in rows] == [0, 1, 2, 3]
+
+
 def test_an_empty_table(tmp_path):
     assert list(read_rows(written(tmp_path / "t.json", []), FIELDS)) == [[]]
 
