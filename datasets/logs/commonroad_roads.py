@@ -128,6 +128,10 @@ def read_signals(root: Element, times: NDArray[np.int64], step: float) -> dict[s
         for tag in ("trafficLightRef", "trafficSignRef"):
             for element in lanelet.findall(tag):
                 obeyed[reference(element)].append(lanelet)
+    for tag in ("trafficLight", "trafficSign"):
+        ids = [element.get("id", "") for element in root.findall(tag)]
+        if len(set(ids)) < len(ids):
+            raise DatasetError(f"two elements {tag} have the same id")
     lights = [
         (light, lanelet)
         for light in root.findall("trafficLight")

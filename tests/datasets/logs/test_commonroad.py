@@ -231,6 +231,7 @@ def test_a_scenario_without_traffic(tmp_path):
         (scenario(CAR.replace("orientation", "speed")), "no orientation"),
         (scenario(LANELETS.replace(point(9, 0), "")), "expected as many"),
         (scenario(LIGHT.replace("<duration>1<", "<duration>-9<")), "impossible durations"),
+        (scenario(LIGHT * 2), "two elements trafficLight have the same id"),
         (scenario(LIGHT.replace("<cycleElement>", "<x>").replace("</cycleElement>", "</x>")), None),
     ],
 )
