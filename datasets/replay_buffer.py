@@ -63,13 +63,20 @@ def read(path: str | Path, keys: Mapping[str, str] | None = None) -> list[Demons
         raise DatasetError(
             f"{path}: action is {actions.dtype} of shape {actions.shape}; expected numbers (N, A)"
         )
+    acted = actions[:].astype(np.float32)
+    # Read once: a chunk may hold the frames of many episodes.
+    held = {key: array[:] for key in names if (array := data.array(key)).ndim < 4}
+
+    def frames(key: str, name: str, start: int, end: int) -> Frames:
+        if key in held:
+            return held[key][start:end]
+        images = name.startswith(IMAGES)
+        return _StoredFrames(Path(path), key, data.array(key), start, end, images)
+
     return [
         Demonstration(
-            observations={
-                name: _frames(path, data.array(key), key, start, end, name.startswith(IMAGES))
-                for key, name in names.items()
-            },
-            actions=actions[start:end].astype(np.float32),
+            observations={name: frames(key, name, start, end) for key, name in names.items()},
+            actions=acted[start:end],
         )
         for start, end in zip([0, *ends], ends, strict=False)
     ]
@@ -95,14 +102,6 @@ def _check_images(array: zarr_v2.Array, where: str) -> None:
         raise DatasetError(
             f"{where} is {array.dtype} of shape {array.shape}; images are (N, H, W, 3) of 0 to 255"
         )
-
-
-def _frames(
-    path: str | Path, array: zarr_v2.Array, key: str, start: int, end: int, images: bool
-) -> Frames:
-    if array.ndim < 4:
-        return array[start:end]
-    return _StoredFrames(Path(path), key, array, start, end, images)
 
 
 class _StoredFrames(LazyFrames):

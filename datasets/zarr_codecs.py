@@ -113,7 +113,7 @@ def check_compressor(config: Any, where: str) -> None:
     if config is None:
         return
     name = config.get("id") if isinstance(config, dict) else config
-    if not isinstance(name, str) or name not in COMPRESSORS:
+    if not isinstance(config, dict) or name not in COMPRESSORS:
         raise DatasetError(
             f"{where}: compressor {str(name)[:80]!r}; have: {', '.join(COMPRESSORS)}, none. "
             "Names with imagecodecs_ are pictures: `pip install imagecodecs`, register_codecs() "

@@ -236,6 +236,7 @@ def test_keys_that_are_no_rows(tmp_path):
         ),
         ({"compressor": {"id": ["blosc"]}}, "have: blosc"),
         ({"compressor": "blosc2"}, "have: blosc"),
+        ({"compressor": "blosc"}, "have: blosc"),
     ],
 )
 def test_headers_that_are_refused(tmp_path, header, message):
