@@ -207,6 +207,8 @@ def _read_one(
                 f"{where} holds {sorted(group)} and no {name!r}"
                 + (RAW if "states" in group and name == "obs" else "")
             )
+    if h5py.h5o.get_info(group.id).rc > 1:
+        raise DemonstrationError(f"{where} is another episode under a second name")
     wanted = list(group["obs"] if keys is None else keys)
     missing = [key for key in wanted if key not in group["obs"]]
     if missing:
@@ -246,6 +248,9 @@ def _array(dataset: h5py.Dataset | h5py.Group, where: str) -> NDArray[Any]:
 
 
 def _check_within(dataset: h5py.Dataset, where: str) -> None:
-    """A file can name any other file, of HDF5 or not, as the place of its numbers."""
+    """A file can name any other file, of HDF5 or not, as the place of its numbers, and few numbers
+    by many names."""
+    if h5py.h5o.get_info(dataset.id).rc > 1:
+        raise DemonstrationError(f"{where}: {dataset.name} is there under other names, too")
     if dataset.external or dataset.is_virtual or not where.startswith(f"{dataset.file.filename}:"):
         raise DemonstrationError(f"{where}: {dataset.name} is in another file; it is not followed")

@@ -15,7 +15,7 @@ from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.images import EncodedImages
 from fastloop.datasets.lerobot.episodes import EpisodeRows, columns
 from fastloop.datasets.lerobot.info import Feature, Info, complete, inside
-from fastloop.datasets.lerobot.tables import ParquetImages, read_lines, read_parquet
+from fastloop.datasets.lerobot.tables import ParquetImages, column, read_lines, read_parquet
 from fastloop.datasets.video import VideoFrames
 
 __all__ = ["episodes"]
@@ -49,6 +49,9 @@ def _rows(
     table = read_parquet(path, columns(info, keys))
     if len(table) != facts.get("length"):
         raise DatasetError(f"{where}: {path} has {len(table)} rows, expected {facts.get('length')}")
+
+    if (column(table, "episode_index", where, ()) != number).any():
+        raise DatasetError(f"{where}: {path} holds rows of another episode")
 
     def pictures(key: str, feature: Feature, stamps: NDArray[np.float64]) -> LazyFrames:
         if feature.dtype == "image":

@@ -215,3 +215,15 @@ def test_a_seed_that_is_no_number_is_named(tmp_path: Path) -> None:
         file["data/demo_0"].attrs["seed"] = np.inf
     with pytest.raises(DemonstrationError, match=r"a\.hdf5 is damaged"):
         read(path)
+
+
+def test_few_numbers_under_many_names_are_refused(tmp_path: Path) -> None:
+    for name, target in (
+        ("demo_0/obs/again", "demo_0/obs/observation.state"),
+        ("demo_1", "demo_0"),
+    ):
+        path = write(tmp_path / "a.hdf5", [demonstration(2)], env_args={})
+        with h5py.File(path, "a") as file:
+            file[f"data/{name}"] = file[f"data/{target}"]
+        with pytest.raises(DemonstrationError, match="name"):
+            read(path)

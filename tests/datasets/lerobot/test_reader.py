@@ -232,6 +232,18 @@ def test_lists_of_episodes_of_version_2(lines, told, copy):
         lerobot.read(root)
 
 
+def test_a_table_of_another_episode_is_refused(copy):
+    root = copy("v2")
+    first, last = (root / f"data/chunk-000/episode_00000{n}.parquet" for n in (0, 2))
+    table = pq.read_table(last)
+    pq.write_table(pq.read_table(first), last)
+    edit = root / "meta/episodes.jsonl"
+    edit.write_text(edit.read_text().replace('"length": 7', '"length": 5'))
+    assert len(table) == 7
+    with pytest.raises(DatasetError, match="holds rows of another episode"):
+        lerobot.read(root)
+
+
 def test_tasks_of_version_2_are_a_list(copy):
     root = copy("v2")
     path = root / "meta/episodes.jsonl"
