@@ -288,9 +288,8 @@ def _arrow(file: Path, columns: Sequence[str]) -> Any:
 
 def _map(folder: Path) -> tuple[tuple[MapFeature, ...], str]:
     """The map of a log and the city in its file's name; nothing where there is none."""
-    file = min(
-        [*folder.glob("log_map_archive_*.json"), *folder.glob("map/log_map_*.json")], default=None
-    )
+    found = [*folder.glob("log_map_archive_*.json"), *folder.glob("map/log_map_*.json")]
+    file = min(filter(Path.is_file, found), default=None)
     if file is None:
         return (), ""
     try:
