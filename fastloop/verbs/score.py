@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from fastloop.arms import policy_digest
 from fastloop.config import ScoreConfig
 from fastloop.datasets import predictions
 from fastloop.datasets.benchmark import Benchmark, Moment
@@ -32,6 +33,7 @@ __all__ = ["run"]
 # Fields that decide speed, place and pictures, and no figure.
 NEUTRAL = ("run_dir", "worker", "workers", "worst", "allow_partial", "submit", "submission")
 EGO = "observation.ego_states"
+WEIGHTS = "checkpoint digest"
 SEEN = "observation."  # a benchmark's remarks on an observation matter to who reads it
 
 
@@ -58,7 +60,8 @@ def run(config: ScoreConfig) -> int:
     job = Job(
         config.dataset, None if given is not None else config.policy, config.batch, config.seed
     )
-    settings = config_digest(config, without=NEUTRAL)
+    # Another checkpoint may come to lie at the same path.
+    settings = f"{config_digest(config, without=NEUTRAL)}/{conditions.get(WEIGHTS, '')}"
     try:
         with bar("scoring", len(benchmark.keys), console) as advance:
             done = do_run(
@@ -152,6 +155,7 @@ def _conditions(config: ScoreConfig, benchmark: Benchmark) -> dict[str, str]:
         reads = list(policy.spec.inputs)
         told["ego status"] = "read" if EGO in reads else "not read"
         told["observations"] = ", ".join(reads) or "none"
+        told[WEIGHTS] = policy_digest(policy)
     return told | {
         name: remark
         for name, remark in benchmark.conditions.items()
