@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fastloop.extras import require
 from fastloop.sims.driving import colors
-from fastloop.sims.driving.ground import LAYERS, Ground, placed
+from fastloop.sims.driving.ground import FARTHEST, LAYERS, Ground, placed
 from fastloop.sims.driving.polygons import clip, firsts
 from fastloop.sims.driving.scene import Body, Moment, Surroundings
 
@@ -23,8 +23,8 @@ def birds_eye(
     size: tuple[int, int] = (480, 480),
     reach_m: float = 40.0,
     *,
-    plan: NDArray[np.floating] | None = None,
-    trail: NDArray[np.floating] | None = None,
+    plan: NDArray[np.float64] | None = None,
+    trail: NDArray[np.float64] | None = None,
 ) -> NDArray[np.uint8]:
     """The scene around the driven vehicle, which is in the middle and points upwards.
 
@@ -60,7 +60,7 @@ def birds_eye(
         outline = pixels[start : start + count]
         cv2.fillPoly(picture, [outline], colors.LAYERS[LAYERS[layer]], **style)
 
-    def line(points: NDArray[np.floating], color: tuple[int, int, int], dots: bool) -> None:
+    def line(points: NDArray[np.float64], color: tuple[int, int, int], dots: bool) -> None:
         path = _fractions(points, to_pixels)
         cv2.polylines(picture, [path], False, color, 2, **style)
         for dot in path[1:] if dots else ():
@@ -105,14 +105,15 @@ def _edges(to_pixels: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.
     )
 
 
-def _fractions(points: NDArray[np.floating], to_pixels: NDArray[np.float64]) -> NDArray[np.int32]:
+def _fractions(points: NDArray[np.float64], to_pixels: NDArray[np.float64]) -> NDArray[np.int32]:
     """(N, 2) as OpenCV takes them, in fractions of pixels; far outside of the picture, it ends."""
     pixels = np.clip(points @ to_pixels[:, :2].T + to_pixels[:, 2], -1e5, 1e5)
-    return np.rint(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
+    fractions: NDArray[np.int32] = np.rint(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
+    return fractions
 
 
-def _way(points: NDArray[np.floating], what: str) -> NDArray[np.float64]:
-    way = np.asarray(points, float).reshape(-1, 2) if np.size(points) == 0 else np.asarray(points)
+def _way(points: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+    way = np.asarray(points, float)
     if way.ndim != 2 or way.shape[1] != 2 or not np.isfinite(way).all():
         raise ValueError(f"the {what} has shape {way.shape}, expected (N, 2) finite numbers")
-    return way.astype(float)
+    return np.clip(way, -FARTHEST, FARTHEST)

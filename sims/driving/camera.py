@@ -78,7 +78,8 @@ class Camera:
 
     def extrinsics_opencv(self) -> NDArray[np.float64]:
         """(4, 4) camera to vehicle; camera axes x right, y down, z forward, as OpenCV's."""
-        return self.extrinsics() @ OPENCV_AXES
+        pose: NDArray[np.float64] = self.extrinsics() @ OPENCV_AXES
+        return pose
 
     def projection(self) -> NDArray[np.float64]:
         """(3, 4) from (x, y, z, 1) in the vehicle frame to (u, v, 1) times the depth."""
@@ -88,7 +89,7 @@ class Camera:
         return projection
 
     def project(
-        self, points: NDArray[np.floating]
+        self, points: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Where points (N, 3) of the vehicle frame are seen.
 
