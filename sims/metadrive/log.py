@@ -19,7 +19,7 @@ from fastloop.sims.driving.scene import Body
 from fastloop.sims.driving.world import body_of
 from fastloop.sims.metadrive.engine import Engine, metadrive
 from fastloop.sims.metadrive.scenes import read_scenes
-from fastloop.sims.metadrive.sim import NOWHERE, MetaDriveSim
+from fastloop.sims.metadrive.sim import NOWHERE, SUCCESS, MetaDriveSim
 from fastloop.sims.metadrive.vehicle import ARGUMENTS, REAR_AXLE, TICK_S, Control, Driver
 
 __all__ = ["MetaDriveLog"]
@@ -35,7 +35,8 @@ class MetaDriveLog(MetaDriveSim):
 
     Frames are those of the logs. Records of any rate are interpolated to 10 Hz. After its record a
     scene is empty. Road users that neither stood nor moved as vehicles, pedestrians, cyclists,
-    cones or barriers are left out, and so is who would appear where the vehicle is.
+    cones or barriers are left out, and so is who would appear where the vehicle is; cones and
+    barriers that were seen for less than 2 s are, too, and the others stay where they were first.
 
     Args:
         scenes: a file or folder, or several, of anything that `open_logs` reads. The scene of a
@@ -81,7 +82,7 @@ class MetaDriveLog(MetaDriveSim):
             action=driver.spec,
             control_hz=1 / TICK_S,
             max_steps=max_steps,
-            success="arrives at 95 % of the recorded way without a crash",
+            success=SUCCESS,
         )
         super().__init__(env_spec, driver, end_on_crash=end_on_crash)
         self.engine = Engine(lambda: _make(reactive=traffic == "reactive"), env_spec.name)
@@ -109,25 +110,24 @@ class MetaDriveLog(MetaDriveSim):
         )
         env.engine.data_manager.set_scenario(scenario)
         env.reset(seed=0)
+        turn = math.remainder(ego.heading[1] - ego.heading[0], math.tau)
+        env.agent.set_angular_velocity(turn / TICK_S)  # else a start in a curve is a jolt
         self.surroundings, self.recorded = scene.surroundings, scene.recorded
         self._origin = ego.position[0, :2]
+        self._like = {key: body_of(track, 0) for key, track in scene.log.tracks.items()}
         return scene.log.name
 
     def _others(self) -> Mapping[str, Body]:
-        manager, tracks = self.engine.env.engine.traffic_manager, self._scene.log.tracks
+        manager = self.engine.env.engine.traffic_manager
         things = manager.spawned_objects
-        others = {}
-        for name, key in manager._obj_id_to_scenario_id.items():
-            like = body_of(tracks[key], 0)
-            others[key] = self._body(
-                like.kind, things[name], (like.length, like.width, like.height)
-            )
-        return others
+        return {
+            key: self._body(self._like[key], things[name])
+            for name, key in manager._obj_id_to_scenario_id.items()
+        }
 
-    def _route(self) -> tuple[float, float, bool]:
+    def _route(self) -> tuple[float, float]:
         navigation = self.engine.env.agent.navigation
-        completion = float(navigation.route_completion)
-        return completion, float(navigation.current_lateral), completion > 0.95
+        return float(navigation.route_completion), float(navigation.current_lateral)
 
 
 def _make(*, reactive: bool) -> Any:
@@ -157,7 +157,6 @@ def _make(*, reactive: bool) -> Any:
         metadrive("envs.base_env").BaseEnv.setup_engine(env)
         traffic = envs.ScenarioTrafficManager()
         traffic.GENERATION_FORWARD_CONSTRAINT = SPAWN_AHEAD_M
-        traffic.MIN_VALID_FRAME_LEN = 1  # else cones that were seen for less than 2 s are left out
         for name, manager in (
             ("data_manager", envs.ScenarioOnlineDataManager()),
             ("map_manager", envs.ScenarioMapManager()),

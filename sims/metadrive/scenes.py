@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 from fastloop.datasets.driving_log import DrivingLog, Track
 from fastloop.datasets.errors import DatasetError
@@ -20,6 +21,8 @@ __all__ = ["Scene", "read_scenes", "scene_of"]
 
 TICK_NS = 100_000_000
 FASTEST, FURTHEST_M = 70.0, 20.0
+STEADY_TICKS = 8
+JOLT = 0.08  # m: 8 m/s^2 at 10 Hz
 NUSCENES_CENTER_M = 1.44  # ahead of the rear axle
 
 
@@ -108,10 +111,39 @@ def scene_of(log: DrivingLog, *, min_distance: float = 10.0) -> Scene:
 def _at_10_hz(log: DrivingLog) -> DrivingLog:
     """The log at 10 Hz, with the velocities that it leaves out."""
     span = int(log.stamps[-1] - log.stamps[0])
+    rarely = span > 1.5 * TICK_NS * (len(log) - 1)
     log = log.at(log.stamps[0] + np.arange(span // TICK_NS + 1) * TICK_NS)
     if len(log) < 2:
         raise DatasetError(f"{log.name} lasts {span * 1e-9:.2f} s, too short to drive in")
-    return replace(log, tracks={key: _with_velocity(t) for key, t in log.tracks.items()})
+    tracks = {key: _with_velocity(track) for key, track in log.tracks.items()}
+    ego = log.ego or ""
+    return replace(log, tracks={**tracks, ego: _steadied(tracks[ego], rarely=rarely)})
+
+
+def _steadied(ego: Track, *, rarely: bool) -> Track:
+    """The ego on its way at a steadier pace, where its own is impossible (poses are often stamped
+    as if they had come evenly) or it was seen rarely and goes straight between its sightings."""
+    steps = np.diff(ego.position[:, :2], axis=0)
+    if not rarely and np.abs(np.diff(steps, axis=0)).max(initial=0) < JOLT:
+        return ego
+    ahead = np.stack([np.cos(ego.heading), np.sin(ego.heading)], axis=1)[:-1]
+    forward = np.append(0.0, np.cumsum(np.hypot(*steps.T) * np.sign((steps * ahead).sum(axis=1))))
+    furthest = np.maximum.accumulate(forward)
+    new = np.append(True, np.diff(furthest) > 0)  # poses that jump back are not of the way
+    margin = min(4 * STEADY_TICKS, len(forward) - 1)
+    padded = np.pad(forward, margin, mode="reflect", reflect_type="odd")
+    station = gaussian_filter1d(padded, STEADY_TICKS)[margin : margin + len(forward)]
+
+    def along(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.interp(station, forward[new], values[new])
+
+    position = np.stack([along(axis) for axis in ego.position.T], axis=1)
+    return replace(
+        ego,
+        position=position,
+        heading=along(np.unwrap(ego.heading)),
+        velocity=np.gradient(position[:, :2], TICK_NS * 1e-9, axis=0),
+    )
 
 
 def _with_velocity(track: Track) -> Track:
@@ -127,15 +159,13 @@ def _with_velocity(track: Track) -> Track:
 
 
 def _centered(log: DrivingLog) -> DrivingLog:
-    """ScenarioNet's nuScenes logs have the ego's rear axle where the middle of its box should be,
-    and its length and width in the other's place; others are left as they are."""
+    """ScenarioNet's nuScenes logs have the ego's rear axle where the middle of its box should be;
+    those of nuScenes itself know their rear axle, and are left as they are."""
     ego = log.tracks[log.ego or ""]
-    if not ego.size[1] > ego.size[0]:
+    if "rear_axle" in ego.properties:
         return log
     ahead = np.stack([np.cos(ego.heading), np.sin(ego.heading), 0 * ego.heading], axis=1)
-    ego = replace(
-        ego, position=ego.position + NUSCENES_CENTER_M * ahead, size=ego.size[[1, 0, 2]]
-    )
+    ego = replace(ego, position=ego.position + NUSCENES_CENTER_M * ahead)
     return replace(log, tracks={**log.tracks, log.ego or "": ego})
 
 

@@ -82,17 +82,20 @@ class Driver:
         """A tick went by."""
         self._poses.append(rear_axle_pose(ego, REAR_AXLE))
 
-    def plan_along(self, way: NDArray[np.float64], ticks: NDArray[np.float64]) -> NDArray[np.float64]:
+    def plan_along(
+        self, way: NDArray[np.float64], ticks: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """(1 + 2T,) the action to be, now and at T ticks from the start, where a driver was.
 
         Args:
-            way: (N, 3) x, y of the middle of its box, and heading, at each tick; it stays at last.
+            way: (N, 3) x, y of the middle of its box, and heading, at each tick, N of 2 or more;
+                beyond its end it goes on as it did last.
             ticks: (T,) need not be whole.
         """
         heading = np.unwrap(way[:, 2])
         axle = way[:, :2] - REAR_AXLE * np.stack([np.cos(heading), np.sin(heading)], axis=1)
-        index = np.arange(len(way))
-        points = np.stack([np.interp(ticks, index, axle[:, axis]) for axis in (0, 1)], axis=1)
+        piece = np.clip(ticks.astype(int), 0, len(way) - 2)
+        points = axle[piece] + (ticks - piece)[:, None] * (axle[piece + 1] - axle[piece])
         return np.append(0.0, to_vehicle(points, self._poses[-1]))
 
     def act(
