@@ -118,9 +118,9 @@ class WodE2E:
         short, trajectories = sum(it.short for it in scored), sum(it.raters for it in scored)
         unknown = sum(place.sequence not in self.clusters for place in scored)
         self.conditions: Mapping[str, str] = {
-            "observation.ego_states": "as in the file: in recorded frames a velocity is of the step "
-            "ahead, the last repeats the one before, and an acceleration is the change of velocity "
-            "in 0.25 s",
+            "observation.ego_states": "as in the file: in recorded frames a velocity is of the "
+            "step ahead, the last repeats the one before, and an acceleration is the change of "
+            "velocity in 0.25 s",
             "reference of ade": REFERENCES[reference],
             "samples": f"{len(chosen)} of {len(places)} frames; {len(scored)} of them are rated",
             "short ratings": f"{short} of {trajectories} rated trajectories have fewer than "
