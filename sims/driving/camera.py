@@ -51,6 +51,7 @@ class Camera:
     pitch: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "position", tuple(map(float, self.position)))
         numbers = (self.fx, self.fy, self.cx, self.cy, *self.position, self.yaw, self.pitch)
         if len(self.position) != 3 or not np.isfinite(numbers).all():
             raise ValueError(

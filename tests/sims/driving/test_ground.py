@@ -44,9 +44,10 @@ def test_shapes_without_extent_are_nothing(points):
 
 
 def test_only_what_may_be_seen_is_looked_at():
-    ground = Ground(surroundings(drivable=(SQUARE, SQUARE + [100, 0])))
+    far = SQUARE + np.array([100, 0])
+    ground = Ground(surroundings(drivable=(SQUARE, far)))
     points, counts, layers = ground.inside(np.array([[1.0, 0, -50]]))
-    np.testing.assert_allclose(sorted(points.tolist()), sorted((SQUARE + [100, 0]).tolist()))
+    np.testing.assert_allclose(sorted(points.tolist()), sorted(far.tolist()))
     assert (counts.tolist(), layers.tolist()) == ([4], [0])
 
 
@@ -59,7 +60,7 @@ def test_what_is_no_shape_is_named(wrong):
 
 
 def test_a_body_that_is_nowhere_is_named():
-    with pytest.raises(ValueError, match="road user 7 .*finite"):
+    with pytest.raises(ValueError, match=r"road user 7 .*finite"):
         placed(Body("vehicle", np.nan, 0.0, 0.0, 0.0, 0.0, 4.0, 2.0), "road user 7")
 
 

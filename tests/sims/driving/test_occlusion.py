@@ -34,7 +34,7 @@ def test_beyond_a_side_is_outside():
 
 
 def first_hits(boxes, directions):
-    """(K, R) distance from the origin at which rays enter each convex box, inf where they do not."""
+    """(K, R) distance from the origin at which rays enter convex boxes, inf if never."""
     start = beyond_sides(boxes, np.zeros((1, 2)))
     towards = beyond_sides(boxes, directions) - start
     with np.errstate(divide="ignore", invalid="ignore"):
