@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fastloop.datasets import tfrecord
 from fastloop.datasets.driving_log import SIGNALS, DrivingLog, MapFeature, Signal, Track
-from fastloop.datasets.errors import DatasetError, OnFault, raise_fault
+from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 from fastloop.datasets.waymo import protos
 
 __all__ = ["read"]
@@ -72,7 +72,8 @@ def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Iterator[Drivi
         MissingExtraError: without protobuf and google-crc32c.
     """
     path = Path(path)
-    files = sorted(path.glob("*.tfrecord*")) if path.is_dir() else [path]
+    with os_errors_are_faults():
+        files = sorted(path.glob("*.tfrecord*")) if path.is_dir() else [path]
     if not files:
         raise DatasetError(f"{path} holds no file *.tfrecord*")
     for file in files:
