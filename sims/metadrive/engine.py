@@ -9,7 +9,7 @@ from typing import Any
 
 from fastloop.extras import require
 
-__all__ = ["Engine", "EngineTakenError", "metadrive"]
+__all__ = ["Engine", "EngineTakenError", "bare", "metadrive"]
 
 SILENT = 60  # above logging.CRITICAL
 
@@ -32,6 +32,23 @@ def metadrive(module: str) -> ModuleType:
     engine = require("metadrive.engine.base_engine", extra="driving")
     engine.BaseEngine.try_pull_asset = staticmethod(lambda: None)
     return require(f"metadrive.{module}", extra="driving")
+
+
+def bare() -> dict[str, Any]:
+    """Configuration of an environment that makes no observations of its own, in silence, and whose
+    episodes are the same each time."""
+    return {
+        "force_destroy": True,  # objects that are used again drift
+        "store_map": False,
+        "log_level": SILENT,
+        "agent_observation": metadrive("obs.observation_base").DummyObservation,
+        "vehicle_config": {
+            "lidar": {"num_lasers": 0},
+            "side_detector": {"num_lasers": 0},
+            "lane_line_detector": {"num_lasers": 0},
+            "show_navi_mark": False,
+        },
+    }
 
 
 class Engine:

@@ -17,7 +17,7 @@ from fastloop.policies.spec import EnvSpec
 from fastloop.sims.driving.observation import Observer
 from fastloop.sims.driving.scene import Body
 from fastloop.sims.driving.world import body_of
-from fastloop.sims.metadrive.engine import Engine, metadrive
+from fastloop.sims.metadrive.engine import Engine, bare, metadrive
 from fastloop.sims.metadrive.scenes import read_scenes
 from fastloop.sims.metadrive.sim import NOWHERE, SUCCESS, MetaDriveSim
 from fastloop.sims.metadrive.vehicle import ARGUMENTS, REAR_AXLE, TICK_S, Control, Driver
@@ -125,10 +125,6 @@ class MetaDriveLog(MetaDriveSim):
             for name, key in manager._obj_id_to_scenario_id.items()
         }
 
-    def _route(self) -> tuple[float, float]:
-        navigation = self.engine.env.agent.navigation
-        return float(navigation.route_completion), float(navigation.current_lateral)
-
 
 def _make(*, reactive: bool) -> Any:
     """A ScenarioEnv whose scenes come from memory, one at a time."""
@@ -137,19 +133,11 @@ def _make(*, reactive: bool) -> Any:
         {
             "num_scenarios": 1,
             "reactive_traffic": reactive,
-            "store_map": False,
-            "force_destroy": True,  # objects that are used again drift
             "use_bounding_box": True,  # everybody is as large as recorded
             "no_light": True,
             "need_lane_localization": False,
-            "log_level": 60,
-            "agent_observation": metadrive("obs.observation_base").DummyObservation,
-            "vehicle_config": {
-                "lidar": {"num_lasers": 0},
-                "side_detector": {"num_lasers": 0},
-                "show_navi_mark": False,
-            },
             "agent_configs": {"default_agent": ARGUMENTS},
+            **bare(),
         }
     )
 

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from fastloop.policies.spec import EnvSpec
 from fastloop.sims.base import Observation, Sim
+from fastloop.sims.driving.birds_eye import birds_eye
+from fastloop.sims.driving.ground import Ground
 from fastloop.sims.driving.observation import Observer
+from fastloop.sims.driving.poses import Pose
+from fastloop.sims.driving.route import Route
 from fastloop.sims.driving.scene import Body, Drive, Moment, Surroundings
 from fastloop.sims.driving.score import ARRIVAL_M, score
 from fastloop.sims.metadrive.engine import Engine
@@ -55,8 +59,6 @@ class MetaDriveSim(Sim):
         self.recorded: NDArray[np.float64] | None = None
         self.crashed = dict.fromkeys(CRASHES, False)
         self._origin = np.zeros(2)
-        self._completion = 0.0
-        self._length = 0.0
 
     engine: Engine
 
@@ -67,10 +69,6 @@ class MetaDriveSim(Sim):
     @abc.abstractmethod
     def _others(self) -> Mapping[str, Body]:
         """Who else is there, in the scene's frame."""
-
-    @abc.abstractmethod
-    def _route(self) -> tuple[float, float]:
-        """Share of the route that is done, and m from it."""
 
     def drive(self) -> Drive:
         """The drive up to now."""
@@ -84,40 +82,46 @@ class MetaDriveSim(Sim):
     def _reset(self, seed: int) -> Observation:
         self.scene_name = self._begin(seed)
         self.crashed = dict.fromkeys(CRASHES, False)
-        route = np.diff(self.surroundings.route, axis=0)
-        self._length = float(np.hypot(*route.T).sum())
-        self._completion = self._route()[0]
+        self._ground = Ground(self.surroundings)
+        self._way = Route(self.surroundings.route)
         self.moments = []
         self._observer = Observer(self.surroundings, rear_axle=REAR_AXLE)
         observation = self._look()
         self.driver.reset(self.moments[0].ego)
+        self._station = self._along()
         return observation
 
     def _step(self, action: NDArray[np.float64]) -> tuple[Observation, float, bool, dict[str, Any]]:
         env = self.engine.env
-        self.driver.act(env, action, self.moments[-1].ego, self._origin)
+        self.driver.act(env, action, self.moments[-1].ego)
         observation = self._look()
         self.driver.moved(self.moments[-1].ego)
         for what in CRASHES:
             self.crashed[what] |= bool(getattr(env.agent, f"crash_{what}"))
-        completion, off_m = self._route()
-        ego, end = self.moments[-1].ego, self.surroundings.route[-1]
-        to_go = math.hypot(end[0] - ego.x, end[1] - ego.y)
-        arrived = completion > ARRIVAL and to_go < ARRIVAL_M
+        station, ego, route = self._along(), self.moments[-1].ego, self.surroundings.route
+        arrived = (
+            station > ARRIVAL * self._way.length
+            and math.hypot(route[-1, 0] - ego.x, route[-1, 1] - ego.y) < ARRIVAL_M
+        )
+        off_m = np.hypot(*(route - [ego.x, ego.y]).T).min()
         hit = self.crashed["vehicle"] or self.crashed["human"]
-        ended = arrived or abs(off_m) > FAR_OFF_M or (hit and self.end_on_crash)
+        ended = bool(arrived or off_m > FAR_OFF_M or (hit and self.end_on_crash))
         info: dict[str, Any] = {
             "is_success": False,
             "scene": self.scene_name,
-            "route_completion": completion,
+            "route_completion": station / self._way.length,
             **{f"crash_{what}": crashed for what, crashed in self.crashed.items()},
         }
         if ended or len(self.moments) > self.env_spec.max_steps:
             figures = score(self.drive()).figures()
             info |= {"figures": figures, "is_success": bool(figures["success"])}
-        reward = (completion - self._completion) * self._length
-        self._completion = completion
+        reward, self._station = station - self._station, station
         return observation, reward, ended, info
+
+    def _along(self) -> float:
+        """How far along the route the vehicle is, m."""
+        ego = self.moments[-1].ego
+        return self._way.station(Pose(ego.x, ego.y, ego.heading))
 
     def _look(self) -> Observation:
         agent = self.engine.env.agent
@@ -141,4 +145,5 @@ class MetaDriveSim(Sim):
         )  # fmt: skip
 
     def _render(self) -> NDArray[np.uint8]:
-        raise NotImplementedError
+        trail = np.array([[moment.ego.x, moment.ego.y] for moment in self.moments])
+        return birds_eye(self._ground, self.moments[-1], trail=trail)

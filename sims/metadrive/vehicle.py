@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 
 from fastloop.policies.driving.whole_plans import plan_action
 from fastloop.policies.spec import ActionSpec
@@ -17,14 +16,13 @@ from fastloop.sims.driving.tracker import Tracker, place
 
 __all__ = ["ARGUMENTS", "REAR_AXLE", "TICK_S", "Control", "Driver"]
 
-Control = Literal["plan", "perfect", "steer_throttle"]
+Control = Literal["plan", "steer_throttle"]
 
 TICK_S = 0.1
 REAR_AXLE = 1.4166  # m from the middle of the box, of MetaDrive's default vehicle
 WHEELBASE = REAR_AXLE + 1.05234
 MAX_ACCEL, MAX_BRAKE, MAX_STEER_DEG = 4.0, 8.0, 40.0
 MASS, WHEELS, PHYSICS_S = 1100.0, 4, 0.02
-CREEP = 0.2  # m/s: slower than this, a plan does not say where the vehicle points
 
 # MetaDrive draws engine and brakes by lot for each vehicle, brakes with up to 3 g, and stops
 # pulling at 80 km/h: the vehicle that is driven is always the same, and no slower than a log's.
@@ -41,10 +39,9 @@ class Driver:
     """Does with the vehicle what actions say.
 
     Args:
-        control: ``plan``: actions are plans (`plan_action`), which the tracker follows with the
-            vehicle's own dynamics; ``perfect``: the same plans, and the vehicle is always where
-            they say; ``steer_throttle``: actions are steering (1 is 40 degrees to the left) and
-            throttle (1 is 4 m/s^2, -1 brakes with 8).
+        control: ``plan``: actions are plans (`plan_action`), which `Tracker` follows;
+            ``steer_throttle``: actions are steering (1 is 40 degrees to the left) and throttle (1
+            is 4 m/s^2, -1 brakes with 8).
         plan_steps, plan_hz: T waypoints of a plan, and waypoints a second.
 
     Raises:
@@ -55,7 +52,7 @@ class Driver:
         self.spec: ActionSpec
         if control == "steer_throttle":
             self.spec = ActionSpec(2, control, (-1.0, -1.0), (1.0, 1.0), ("steer", "throttle"))
-        elif control in ("plan", "perfect"):
+        elif control == "plan":
             if plan_steps < 1 or not 0 < plan_hz <= 1 / TICK_S:
                 raise ValueError(
                     f"a plan has at least 1 waypoint and 0 to 10 a second, got {plan_steps} and "
@@ -64,8 +61,8 @@ class Driver:
             self.spec = plan_action(plan_steps, plan_hz)
         else:
             raise ValueError(
-                f"control is plan, perfect or steer_throttle, got {control!r}: a plan is followed "
-                "by a tracker or perfectly, or steering and throttle are the actions"
+                f"control is plan or steer_throttle, got {control!r}: actions are plans, which are "
+                "followed, or steering and throttle"
             )
         self.control = control
         self.hz = plan_hz
@@ -98,33 +95,19 @@ class Driver:
         points = axle[piece] + (ticks - piece)[:, None] * (axle[piece + 1] - axle[piece])
         return np.append(0.0, to_vehicle(points, self._poses[-1]))
 
-    def act(
-        self, env: Any, action: NDArray[np.float64], ego: Body, origin: NDArray[np.float64]
-    ) -> None:
+    def act(self, env: Any, action: NDArray[np.float64], ego: Body) -> None:
         """One tick.
 
         Args:
             env: the MetaDrive environment to step.
             action: (A,) as `spec` says.
             ego: the vehicle now, in the scene's frame.
-            origin: (2,) of the engine's frame in the scene's, m.
         """
         if self.control == "steer_throttle":
             env.step(action)
             return
-        plan, times = self._placed(action)
-        if self.control == "plan":
-            control = self._tracker.control(plan, times, ego)
-            env.step(self._tracker.normalized(*control))
-            return
-        (x, y), heading, speed = self._carried(plan, times)
-        env.step((0.0, 0.0))
-        ahead, agent = np.array([np.cos(heading), np.sin(heading)]), env.agent
-        agent.set_position([x, y] + REAR_AXLE * ahead - origin)
-        agent.set_heading_theta(heading)
-        agent.set_velocity(speed * ahead)
-        agent.set_angular_velocity(0.0)
-        agent.after_step()
+        control = self._tracker.control(*self._placed(action), ego)
+        env.step(self._tracker.normalized(*control))
 
     def _placed(
         self, action: NDArray[np.float64]
@@ -134,16 +117,3 @@ class Driver:
         ticks = min(round(age_s / TICK_S), len(self._poses) - 1)
         pose = self._poses[-1 - ticks]
         return place(action[1:].reshape(-1, 2), pose, hz=self.hz, age_s=age_s)
-
-    def _carried(
-        self, plan: NDArray[np.float64], times: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], float, float]:
-        """Rear axle, heading and speed, a tick from now, of who is always where the plan says."""
-        heading = self._poses[-1].heading
-        way, end = CubicSpline(times, plan), times[-1]
-        vx, vy = way(TICK_S, 1) if end > TICK_S else (0.0, 0.0)
-        ahead = vx * math.cos(heading) + vy * math.sin(heading)
-        speed = math.copysign(math.hypot(vx, vy), ahead)
-        if abs(speed) > CREEP:
-            heading = math.atan2(vy * np.sign(speed), vx * np.sign(speed))
-        return way(min(TICK_S, end)), heading, speed
