@@ -71,6 +71,13 @@ def test_published_samples_and_faults_on_mini(mini):
     assert mended["l2_uniad_3s"].value > found["l2_uniad_3s"].value
 
 
+def test_what_belongs_to_a_convention_is_no_switch():
+    assert set(PLANNING_FAULTS) == {
+        "masked_as_zero", "late_objects_invisible", "frame_offset", "resampled_grid",
+        "border_clipping", "point_cell", "near_objects_only",
+    }  # fmt: skip
+
+
 def test_the_interval_of_an_average_is_about_it(benchmark):
     rng = np.random.default_rng(0)
     keys = benchmark.keys

@@ -1,5 +1,7 @@
 """Scores of plans: distances, pooling, what counts, and exact overlap."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -120,6 +122,17 @@ def test_what_is_not_seen_is_not_hit(fault, kind):
     assert values(collisions(plans, truth, boxes, convention="vad"))[2] == [0.5]
     blind = collisions(plans, truth, boxes, convention="vad", faults=[fault])
     assert values(blind) == [[0], [0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "met"), [("uniad", 0), ("omnidrive", 0), ("stp3", 1), ("vad", 1), ("exact", 1)]
+)
+def test_whom_the_published_tables_meet(name, met):
+    walker = still((12, 0), human=True)
+    walker = replace(walker, about_rear_axle=walker.rectangles, motion=np.zeros((1, 6, 3)))
+    faults = CONVENTIONS[name].faults
+    hits = collisions(straight(2), straight(0), walker, convention=name, faults=faults)
+    assert bool(hits["3s"] > 0) == bool(met)
 
 
 def test_a_box_turns_with_its_path():

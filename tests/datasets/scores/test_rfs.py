@@ -150,6 +150,14 @@ def test_the_best_rater_is_chosen_at_each_instant_but_the_region_is_of_one():
     assert score([arc(10, 0)], [arc(10, 0)], [3], 12) == (3, [True])
 
 
+def test_the_border_of_a_trust_region_is_inside():
+    rater = np.zeros((20, 2))  # stands still, so that differences are exact
+    for direction, at_3s, at_5s in (([0, 1], 1.0, 1.8), ([1, 0], 4.0, 7.2)):
+        proposal = rater.copy()
+        proposal[[11, 19]] += np.outer([at_3s, at_5s], direction)
+        assert score([proposal], [rater], [2.0], 12.0) == (2.0, [True])
+
+
 def test_half_the_trust_region_at_walking_speed():
     lateral, longitudinal = trust_region_thresholds(np.array([0, 1.4, 6.2, 11, 30]))
     np.testing.assert_allclose(lateral[:, 0], [0.5, 0.5, 0.75, 1, 1])

@@ -59,6 +59,10 @@ def test_a_scene_is_drawn_with_the_front_upwards(straight):
         for circle in group.iter("circle")
     ]
     assert marks == [(-y, -x) for x, y in plan]
+    far = ElementTree.fromstring(draw(benchmark.moment("sample-3"), plan * [20, 1]))
+    left, top, width, height = map(float, far.get("viewBox").split())
+    assert (top, top + height) == pytest.approx((-168, 8))  # 160 m ahead, and the margins
+    assert left + width / 2 == pytest.approx(-2)  # as wide, about the middle of the plan
     left, top, width, height = map(float, svg.get("viewBox").split())
     assert width == pytest.approx(height)
     assert all(left < x < left + width and top < y < top + height for x, y in marks)

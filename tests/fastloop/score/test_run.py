@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from fastloop.config import PolicyConfig
 from fastloop.score import workers
-from fastloop.score.pieces import World
+from fastloop.score.pieces import Scored, World
 from fastloop.score.run import Outcome, divide, do_run
+from fastloop.score.store import PieceStore
 
 CONSTANT = PolicyConfig(checkpoint="constant_velocity")
 
@@ -90,6 +92,43 @@ def test_an_interrupted_run_goes_on_where_it_stopped(straight, job, tmp_path, mo
     again, _ = go(made, pieces, tmp_path / "other")
     np.testing.assert_array_equal(outcome.plans, again.plans)
     np.testing.assert_array_equal(outcome.columns["steps"], again.columns["steps"])
+
+
+def test_pieces_are_kept_whole_and_of_their_size(tmp_path):
+    store = PieceStore(tmp_path, "digest")
+    store.save(Scored(0, np.zeros((3, 4, 2)), np.ones(3, bool), {"l2": np.arange(3.0)}, {}))
+    assert {path.name for path in store.folder.iterdir()} == {"digest", "00000.npz"}
+    assert store.load(0, 3).columns["l2"].tolist() == [0, 1, 2]
+    assert store.load(0, 2) is None
+    assert store.load(1, 3) is None
+
+
+def test_sums_are_made_by_as_many_threads_everywhere(straight, job):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        World(job(straight(), CONSTANT))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_noise_is_of_the_sample_and_not_of_its_place(straight, job, tmp_path, monkeypatch):
+    benchmark = straight()
+    world = World(job(benchmark, CONSTANT, batch=4))
+    policy = world.planner.policy
+    really = type(policy).plan
+
+    def noisy(self, history, *, rng, budget=None):
+        plan = really(self, history, rng=rng, budget=budget)
+        return dataclasses.replace(plan, actions=plan.actions + rng.normal((4, 2)))
+
+    monkeypatch.setattr(type(policy), "plan", noisy)
+    plans, _ = world.planner.plan(benchmark.keys)
+    backwards, _ = world.planner.plan(benchmark.keys[::-1])
+    np.testing.assert_array_equal(plans, backwards[::-1])
+    noise = plans - np.stack([benchmark.truth(key) for key in benchmark.keys])
+    assert len(np.unique(noise.round(3))) > 70
 
 
 def test_a_folder_of_another_run_is_refused(straight, job, tmp_path):
