@@ -18,7 +18,7 @@ def mean_interval(
     groups: Sequence[Any] | NDArray[Any] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
-    resamples: int = 2000,
+    resamples: int = 10_000,
     *,
     clusters: Sequence[Any] | NDArray[Any] | None = None,
 ) -> tuple[float, float, float]:
