@@ -38,8 +38,9 @@ class MetaDriveSim(Sim):
     """A drive in MetaDrive, at 10 Hz.
 
     Observations are those of `Observer`. An episode ends where the vehicle arrives: 95 % of its
-    route are done and the end is within 5 m; after a crash with a vehicle or a person; and more
-    than 10 m from the route. Success is that of `DriveScore`. At its end
+    route are done and the end is within 5 m; a tick after a crash with a vehicle or a person (the
+    engine feels it 0.1 m before boxes touch, and scores shall see it); and more than 10 m from the
+    route. Success is that of `DriveScore`. At its end
     ``info["figures"]`` are those of `DriveScore`; ``info`` says in every tick ``scene``,
     ``route_completion`` and, for ``vehicle``, ``human`` and ``object``, ``crash_<what>``: whether
     there was one since the start. The reward is the progress along the route, m.
@@ -93,6 +94,7 @@ class MetaDriveSim(Sim):
 
     def _step(self, action: NDArray[np.float64]) -> tuple[Observation, float, bool, dict[str, Any]]:
         env = self.engine.env
+        hit = self.crashed["vehicle"] or self.crashed["human"]
         self.driver.act(env, action, self.moments[-1].ego)
         observation = self._look()
         self.driver.moved(self.moments[-1].ego)
@@ -104,7 +106,6 @@ class MetaDriveSim(Sim):
             and math.hypot(route[-1, 0] - ego.x, route[-1, 1] - ego.y) < ARRIVAL_M
         )
         off_m = np.hypot(*(route - [ego.x, ego.y]).T).min()
-        hit = self.crashed["vehicle"] or self.crashed["human"]
         ended = bool(arrived or off_m > FAR_OFF_M or (hit and self.end_on_crash))
         info: dict[str, Any] = {
             "is_success": False,
