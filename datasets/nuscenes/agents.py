@@ -97,7 +97,8 @@ class Agents:
         """(N, 6, 3) x, y and heading of the rear axle at `ahead`, in its frame at `samples`."""
         poses = self.tables.ego_pose
         moved = invert(poses[samples])[:, None] @ poses[ahead]
-        return np.concatenate([moved[..., :2, 3], yaws(moved)[..., None]], axis=-1)
+        heading = np.arctan2(-moved[..., 0, 1], moved[..., 0, 0])  # as ST-P3 takes it of a tilted one
+        return np.concatenate([moved[..., :2, 3], heading[..., None]], axis=-1)
 
     def _annotated(
         self, frames: NDArray[np.int64], wanted: NDArray[np.bool_]

@@ -154,6 +154,7 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
     }
 )
 """UniAD @dd161b22, ST-P3 @6b11e132, VAD @1688c4b1, OmniDrive @807c86a0 (after BEV-Planner);
+(UniAD's boxes are those of its first release, which its published figures come from);
 and ``exact``, nobody's: whether the vehicle's box has hit anybody's by then."""
 
 
