@@ -97,7 +97,8 @@ class Agents:
         """(N, 6, 3) x, y and heading of the rear axle at `ahead`, in its frame at `samples`."""
         poses = self.tables.ego_pose
         moved = invert(poses[samples])[:, None] @ poses[ahead]
-        heading = np.arctan2(-moved[..., 0, 1], moved[..., 0, 0])  # as ST-P3 takes it of a tilted one
+        # As ST-P3 takes it, which differs from the yaw where the road tilts.
+        heading = np.arctan2(-moved[..., 0, 1], moved[..., 0, 0])
         return np.concatenate([moved[..., :2, 3], heading[..., None]], axis=-1)
 
     def _annotated(
