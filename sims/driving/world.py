@@ -1,4 +1,4 @@
-"""Recorded drives as what a vehicle drives in: their map as surroundings, their tracks as moments."""
+"""Recorded drives as what is driven in: their maps as surroundings, their tracks as moments."""
 
 from __future__ import annotations
 

@@ -33,10 +33,10 @@ class MetaDriveLog(MetaDriveSim):
     """Recorded scenes in MetaDrive's ScenarioEnv: a vehicle of the recorder's size starts where and
     as fast as the recorder did, and shall go where it went, among recorded traffic.
 
-    Frames are those of the logs. Records of any rate are interpolated to 10 Hz. After its record a
-    scene is empty. Road users that neither stood nor moved as vehicles, pedestrians, cyclists,
-    cones or barriers are left out, and so is who would appear where the vehicle is; cones and
-    barriers that were seen for less than 2 s are, too, and the others stay where they were first.
+    Frames are those of the logs, which are brought to an even 10 Hz (`retimed`). After its record
+    a scene is empty. Whatever is no vehicle, pedestrian, cyclist, cone or barrier is left out, and
+    so is who would appear where the vehicle is. Cones and barriers that were seen for less than 2 s
+    are, too; the others stay where they were first.
 
     Args:
         scenes: a file or folder, or several, of anything that `open_logs` reads. The scene of a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def _surroundings(env: Any) -> Surroundings:
 
     nodes, graph = env.agent.navigation.checkpoints, env.current_map.road_network.graph
     way = []
-    for start, end in zip(nodes[:-1], nodes[1:], strict=True):
+    for start, end in pairwise(nodes):
         road = graph[start][end]
         lane = road[len(road) // 2]
         stations = np.linspace(0, lane.length, 1 + max(1, round(lane.length / SPACING_M)))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from fastloop.datasets.driving_log import DrivingLog, Track
 from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.logs.open import open_logs
+from fastloop.sims.driving.retiming import retimed
 from fastloop.sims.driving.scene import Surroundings
 from fastloop.sims.driving.world import route_of, surroundings_of
 from fastloop.sims.metadrive.problem import with_ego
@@ -20,9 +20,7 @@ from fastloop.sims.metadrive.problem import with_ego
 __all__ = ["Scene", "read_scenes", "scene_of"]
 
 TICK_NS = 100_000_000
-FASTEST, FURTHEST_M = 70.0, 20.0
-STEADY_TICKS = 8
-JOLT = 0.08  # m: 8 m/s^2 at 10 Hz
+FASTEST, FURTHEST_M = 150.0, 20.0  # m/s, and m from the lanes
 NUSCENES_CENTER_M = 1.44  # ahead of the rear axle
 
 
@@ -75,7 +73,8 @@ def scene_of(log: DrivingLog, *, min_distance: float = 10.0) -> Scene:
 
     Args:
         log: of any source and rate.
-        min_distance: m that its ego must move, else it is parked and no test of driving.
+        min_distance: m that its ego must move, else it is parked and no test of driving; 2 at the
+            least, for a route has a direction.
 
     Raises:
         DatasetError: naming the log, when it has no map, no ego, an ego that vanishes, is parked or
@@ -88,22 +87,25 @@ def scene_of(log: DrivingLog, *, min_distance: float = 10.0) -> Scene:
         log = with_ego(log)
     if log.ego is None:
         raise DatasetError(f"{log.name} has no ego: nobody knows where to start")
-    log = _centered(log) if log.source == "nuscenes" else log
-    ego = log.tracks[log.ego]
+    name = log.ego
+    log = _centered(log, name) if log.source == "nuscenes" else log
+    ego = log.tracks[name]
     if ego.valid.sum() < 2:
-        raise DatasetError(f"{log.name}: its ego {log.ego} was seen {ego.valid.sum()} times")
+        raise DatasetError(f"{log.name}: its ego {name} was seen {ego.valid.sum()} times")
     if not ego.valid.all():
         at = float(log.stamps[ego.valid.argmin()] - log.stamps[0]) * 1e-9
-        raise DatasetError(f"{log.name}: its ego {log.ego} is not there at {at:.1f} s")
+        raise DatasetError(f"{log.name}: its ego {name} is not there at {at:.1f} s")
     log = _at_10_hz(log)
-    ego = log.tracks[log.ego or ""]
+    _check_frame(log, log.tracks[name])
+    log = retimed(log) if driven else log
+    log = replace(log, tracks={key: t for key, t in log.tracks.items() if t.valid.any()})
+    ego = log.tracks[name]
     moved = float(np.hypot(*np.diff(ego.position[:, :2], axis=0).T).sum())
-    if moved < min_distance:
+    if moved < max(min_distance, 2.0):
         raise DatasetError(
             f"{log.name} is parked: its ego moves {moved:.1f} m, less than min_distance of "
             f"{min_distance:g} m"
         )
-    _check_frame(log, ego)
     recorded = np.column_stack([ego.position[:, :2], ego.heading]) if driven else None
     return Scene(log, surroundings_of(log), recorded)
 
@@ -111,39 +113,10 @@ def scene_of(log: DrivingLog, *, min_distance: float = 10.0) -> Scene:
 def _at_10_hz(log: DrivingLog) -> DrivingLog:
     """The log at 10 Hz, with the velocities that it leaves out."""
     span = int(log.stamps[-1] - log.stamps[0])
-    rarely = span > 1.5 * TICK_NS * (len(log) - 1)
     log = log.at(log.stamps[0] + np.arange(span // TICK_NS + 1) * TICK_NS)
     if len(log) < 2:
         raise DatasetError(f"{log.name} lasts {span * 1e-9:.2f} s, too short to drive in")
-    tracks = {key: _with_velocity(track) for key, track in log.tracks.items()}
-    ego = log.ego or ""
-    return replace(log, tracks={**tracks, ego: _steadied(tracks[ego], rarely=rarely)})
-
-
-def _steadied(ego: Track, *, rarely: bool) -> Track:
-    """The ego on its way at a steadier pace, where its own is impossible (poses are often stamped
-    as if they had come evenly) or it was seen rarely and goes straight between its sightings."""
-    steps = np.diff(ego.position[:, :2], axis=0)
-    if not rarely and np.abs(np.diff(steps, axis=0)).max(initial=0) < JOLT:
-        return ego
-    ahead = np.stack([np.cos(ego.heading), np.sin(ego.heading)], axis=1)[:-1]
-    forward = np.append(0.0, np.cumsum(np.hypot(*steps.T) * np.sign((steps * ahead).sum(axis=1))))
-    furthest = np.maximum.accumulate(forward)
-    new = np.append(True, np.diff(furthest) > 0)  # poses that jump back are not of the way
-    margin = min(4 * STEADY_TICKS, len(forward) - 1)
-    padded = np.pad(forward, margin, mode="reflect", reflect_type="odd")
-    station = gaussian_filter1d(padded, STEADY_TICKS)[margin : margin + len(forward)]
-
-    def along(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.interp(station, forward[new], values[new])
-
-    position = np.stack([along(axis) for axis in ego.position.T], axis=1)
-    return replace(
-        ego,
-        position=position,
-        heading=along(np.unwrap(ego.heading)),
-        velocity=np.gradient(position[:, :2], TICK_NS * 1e-9, axis=0),
-    )
+    return replace(log, tracks={key: _with_velocity(track) for key, track in log.tracks.items()})
 
 
 def _with_velocity(track: Track) -> Track:
@@ -158,15 +131,15 @@ def _with_velocity(track: Track) -> Track:
     return replace(track, velocity=velocity)
 
 
-def _centered(log: DrivingLog) -> DrivingLog:
+def _centered(log: DrivingLog, name: str) -> DrivingLog:
     """ScenarioNet's nuScenes logs have the ego's rear axle where the middle of its box should be;
     those of nuScenes itself know their rear axle, and are left as they are."""
-    ego = log.tracks[log.ego or ""]
+    ego = log.tracks[name]
     if "rear_axle" in ego.properties:
         return log
     ahead = np.stack([np.cos(ego.heading), np.sin(ego.heading), 0 * ego.heading], axis=1)
     ego = replace(ego, position=ego.position + NUSCENES_CENTER_M * ahead)
-    return replace(log, tracks={**log.tracks, log.ego or "": ego})
+    return replace(log, tracks={**log.tracks, name: ego})
 
 
 def _check_frame(log: DrivingLog, ego: Track) -> None:

@@ -31,7 +31,7 @@ def straight(name="straight", *, offset=(400.0, -300.0), **changes):
     lanes = []
     for index, y in enumerate((0.0, 3.5)):
         line = np.stack([np.arange(-50, 300, 5.0), np.full(70, y), np.zeros(70)], axis=1)
-        outline = np.concatenate([line - [0, 1.75, 0], (line + [0, 1.75, 0])[::-1]])
+        outline = np.concatenate([line - [0, 1.75, 0], line[::-1] - [0, -1.75, 0]])
         lanes.append(MapFeature("lane", line, id=f"lane{index}", outline=outline))
     log = {
         "name": name,

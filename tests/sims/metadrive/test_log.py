@@ -78,7 +78,8 @@ def digest(sim, seed, actions=40):
 
 def test_a_recorded_drive_is_followed_to_its_end(sim):
     info = replayed(sim, 0)
-    assert info["is_success"] and info["scene"] == "a_free"
+    assert info["is_success"]
+    assert info["scene"] == "a_free"
     assert info["figures"]["score"] > 0.95
     track = sim.recorded[: len(sim.moments), :2]
     way = np.array([[moment.ego.x, moment.ego.y] for moment in sim.moments])
@@ -113,14 +114,16 @@ def test_observations_are_what_the_spec_says(sim):
 
 def test_a_crash_is_kept_in_mind_and_ends_the_drive(sim, folder):
     info = replayed(sim, 1)
-    assert info["crash_vehicle"] and not info["is_success"]
+    assert info["crash_vehicle"]
+    assert not info["is_success"]
     assert info["figures"]["collisions_at_fault"] == 1
     assert len(sim.moments) < 45
     on = MetaDriveLog(folder, end_on_crash=False, control="steer_throttle", max_steps=60)
     on.reset(seed=1)
     crashed = [on.step(np.array([0.0, 1.0]))[4]["crash_vehicle"] for _ in range(60)]
     first = crashed.index(True)
-    assert first < 50 and all(crashed[first:])
+    assert first < 50
+    assert all(crashed[first:])
     on.close()
 
 
@@ -130,7 +133,8 @@ def test_who_stands_still_times_out(folder):
     for tick in range(30):
         *_, terminated, truncated, info = sim.step(standing(sim))
         assert (truncated, terminated) == (tick == 29, False)
-    assert info["figures"]["progress"] < 1 and not info["is_success"]
+    assert info["figures"]["progress"] < 1
+    assert not info["is_success"]
     assert abs(sim.moments[-1].ego.speed) < 0.5
     sim.close()
 
@@ -154,7 +158,9 @@ def test_who_leaves_the_road_has_lost(folder):
         *_, terminated, truncated, info = sim.step(np.array([-0.2, 0.2]))
         if terminated or truncated:
             break
-    assert terminated and not info["is_success"] and info["figures"]["off_road_s"] > 0
+    assert terminated
+    assert not info["is_success"]
+    assert info["figures"]["off_road_s"] > 0
     sim.close()
 
 
@@ -164,7 +170,8 @@ def test_a_late_plan_is_followed_from_where_it_was_made(sim):
     for age in range(8):
         sim.step(np.append(0.1 * age, late[1:]))
     ego = sim.moments[-1].ego
-    assert abs(ego.x - sim.recorded[8, 0]) < 0.2 and abs(ego.y - sim.recorded[8, 1]) < 0.1
+    assert abs(ego.x - sim.recorded[8, 0]) < 0.2
+    assert abs(ego.y - sim.recorded[8, 1]) < 0.1
 
 
 def test_equal_seeds_are_equal_episodes_here_and_elsewhere(folder):
@@ -238,7 +245,8 @@ def test_the_recorder_arrives_in_every_real_scene(nuscenes, seed):
     heading = nuscenes.recorded[: len(off), 2]
     along = off[:, 0] * np.cos(heading) + off[:, 1] * np.sin(heading)
     aside = off[:, 1] * np.cos(heading) - off[:, 0] * np.sin(heading)
-    assert np.abs(along).max() < 0.5 and np.abs(aside).max() < 0.2
+    assert np.abs(along).max() < 0.5
+    assert np.abs(aside).max() < 0.2
 
 
 def test_parked_real_scenes_are_named(nuscenes):
@@ -252,7 +260,8 @@ def test_a_commonroad_scene_is_driven(realdata):
         pytest.skip(f"no {path}")
     sim = MetaDriveLog(path, control="steer_throttle", max_steps=60)
     sim.reset(seed=0)
-    assert sim.recorded is None and sim.moments[0].ego.speed == pytest.approx(7.1171, abs=1e-3)
+    assert sim.recorded is None
+    assert sim.moments[0].ego.speed == pytest.approx(7.1171, abs=1e-3)
     while True:
         *_, terminated, truncated, info = sim.step(np.array([0.0, 0.1]))
         if terminated or truncated:
