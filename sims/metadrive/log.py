@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from fastloop.datasets.driving_log import DrivingLog
 from fastloop.datasets.logs.scenarionet import to_scenario
-from fastloop.policies.spec import EnvSpec
-from fastloop.sims.driving.observation import Observer
+from fastloop.sims.driving.camera import SMALL_SIZE
 from fastloop.sims.driving.scene import Body
 from fastloop.sims.driving.world import body_of
 from fastloop.sims.metadrive.engine import Engine, bare, metadrive
 from fastloop.sims.metadrive.scenes import read_scenes
-from fastloop.sims.metadrive.sim import NOWHERE, SUCCESS, MetaDriveSim
-from fastloop.sims.metadrive.vehicle import ARGUMENTS, REAR_AXLE, TICK_S, Control, Driver
+from fastloop.sims.metadrive.sim import MetaDriveSim
+from fastloop.sims.metadrive.vehicle import ARGUMENTS, TICK_S, Control, Driver
 
 __all__ = ["MetaDriveLog"]
 
@@ -45,7 +44,7 @@ class MetaDriveLog(MetaDriveSim):
             vehicles that are behind the vehicle when they appear, and move, follow their recorded
             way by MetaDrive's IDM, the others are replayed.
         control, plan_hz, plan_steps: see `Driver`.
-        end_on_crash: see `MetaDriveSim`.
+        end_on_crash, cameras, image_size: see `MetaDriveSim`.
         min_distance: m that the recorder must have moved; else the scene is parked, and left out.
         max_steps: ticks after which an episode times out; None is 10 s after the longest record.
 
@@ -66,6 +65,8 @@ class MetaDriveLog(MetaDriveSim):
         plan_hz: float = 4.0,
         plan_steps: int = 20,
         end_on_crash: bool = True,
+        cameras: Sequence[str] = (),
+        image_size: tuple[int, int] = SMALL_SIZE,
         min_distance: float = 10.0,
         max_steps: int | None = None,
     ) -> None:
@@ -76,16 +77,15 @@ class MetaDriveLog(MetaDriveSim):
         self.scenes, self.faults = read_scenes(paths, min_distance=min_distance)
         if max_steps is None:
             max_steps = max(len(scene.log) for scene in self.scenes) + OVERTIME
-        env_spec = EnvSpec(
-            name="MetaDriveLog",
-            observations=Observer(NOWHERE, rear_axle=REAR_AXLE).specs(),
-            action=driver.spec,
-            control_hz=1 / TICK_S,
+        super().__init__(
+            "MetaDriveLog",
+            driver,
             max_steps=max_steps,
-            success=SUCCESS,
+            end_on_crash=end_on_crash,
+            cameras=cameras,
+            image_size=image_size,
         )
-        super().__init__(env_spec, driver, end_on_crash=end_on_crash)
-        self.engine = Engine(lambda: _make(reactive=traffic == "reactive"), env_spec.name)
+        self.engine = Engine(lambda: _make(reactive=traffic == "reactive"), self.env_spec.name)
         self._scene = self.scenes[0]
 
     def recorded_plan(self) -> NDArray[np.float64]:

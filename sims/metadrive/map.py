@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.policies.spec import EnvSpec
-from fastloop.sims.driving.observation import Observer
+from fastloop.sims.driving.camera import SMALL_SIZE
 from fastloop.sims.driving.scene import Body, Surroundings
 from fastloop.sims.metadrive.engine import Engine, bare, metadrive
-from fastloop.sims.metadrive.sim import NOWHERE, SUCCESS, MetaDriveSim
-from fastloop.sims.metadrive.vehicle import ARGUMENTS, REAR_AXLE, TICK_S, Control, Driver
+from fastloop.sims.metadrive.sim import MetaDriveSim
+from fastloop.sims.metadrive.vehicle import ARGUMENTS, Control, Driver
 
 __all__ = ["MetaDriveMap"]
 
@@ -33,7 +32,7 @@ class MetaDriveMap(MetaDriveSim):
         traffic_density: vehicles for each 10 m of lane, 0 to 1.
         accident_prob: of an accident's cones or broken-down vehicle on a block, 0 to 1.
         control, plan_hz, plan_steps: see `Driver`.
-        end_on_crash: see `MetaDriveSim`.
+        end_on_crash, cameras, image_size: see `MetaDriveSim`.
         max_steps: ticks after which an episode times out.
 
     Raises:
@@ -51,6 +50,8 @@ class MetaDriveMap(MetaDriveSim):
         plan_hz: float = 4.0,
         plan_steps: int = 20,
         end_on_crash: bool = True,
+        cameras: Sequence[str] = (),
+        image_size: tuple[int, int] = SMALL_SIZE,
         max_steps: int = 1000,
     ) -> None:
         if not blocks or (isinstance(blocks, int) and not 0 < blocks <= 20):
@@ -59,17 +60,16 @@ class MetaDriveMap(MetaDriveSim):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be within 0 to 1, got {share}")
         driver = Driver(control, plan_steps, plan_hz)
-        env_spec = EnvSpec(
-            name="MetaDriveMap",
-            observations=Observer(NOWHERE, rear_axle=REAR_AXLE).specs(),
-            action=driver.spec,
-            control_hz=1 / TICK_S,
+        super().__init__(
+            "MetaDriveMap",
+            driver,
             max_steps=max_steps,
-            success=SUCCESS,
+            end_on_crash=end_on_crash,
+            cameras=cameras,
+            image_size=image_size,
         )
-        super().__init__(env_spec, driver, end_on_crash=end_on_crash)
         config = {"map": blocks, "traffic_density": traffic_density, "accident_prob": accident_prob}
-        self.engine = Engine(lambda: _make(config), env_spec.name)
+        self.engine = Engine(lambda: _make(config), self.env_spec.name)
         self._names: dict[str, str] = {}
 
     def _begin(self, seed: int) -> str:

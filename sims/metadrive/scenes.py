@@ -101,10 +101,10 @@ def scene_of(log: DrivingLog, *, min_distance: float = 10.0) -> Scene:
     log = replace(log, tracks={key: t for key, t in log.tracks.items() if t.valid.any()})
     ego = log.tracks[name]
     moved = float(np.hypot(*np.diff(ego.position[:, :2], axis=0).T).sum())
-    if moved < max(min_distance, 2.0):
+    least = max(min_distance, 2.0)
+    if moved < least:
         raise DatasetError(
-            f"{log.name} is parked: its ego moves {moved:.1f} m, less than min_distance of "
-            f"{min_distance:g} m"
+            f"{log.name} is parked: its ego moves {moved:.1f} m, less than min_distance, {least:g}"
         )
     recorded = np.column_stack([ego.position[:, :2], ego.heading]) if driven else None
     return Scene(log, surroundings_of(log), recorded)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.policies.spec import EnvSpec
+from fastloop.policies.spec import EnvSpec, TensorSpec
 from fastloop.sims.base import Observation, Sim
 from fastloop.sims.driving.birds_eye import birds_eye
+from fastloop.sims.driving.camera import front_views
 from fastloop.sims.driving.ground import Ground
 from fastloop.sims.driving.observation import Observer
+from fastloop.sims.driving.painter import paint
 from fastloop.sims.driving.poses import Pose
 from fastloop.sims.driving.route import Route
 from fastloop.sims.driving.scene import Body, Drive, Moment, Surroundings
@@ -22,7 +24,7 @@ from fastloop.sims.driving.score import ARRIVAL_M, score
 from fastloop.sims.metadrive.engine import Engine
 from fastloop.sims.metadrive.vehicle import REAR_AXLE, TICK_S, Driver
 
-__all__ = ["NOWHERE", "SUCCESS", "MetaDriveSim"]
+__all__ = ["MetaDriveSim"]
 
 CRASHES = ("vehicle", "human", "object")
 FAR_OFF_M = 10.0  # from the route
@@ -31,28 +33,65 @@ SUCCESS = (
     f"comes within {ARRIVAL_M:g} m of the end of its route, with no collision at fault and never "
     "off the road"
 )
+PICTURE = "observation.images."
 NOWHERE = Surroundings((), {}, (), (), (), np.zeros((0, 2)))
 
 
 class MetaDriveSim(Sim):
     """A drive in MetaDrive, at 10 Hz.
 
-    Observations are those of `Observer`. An episode ends where the vehicle arrives: 95 % of its
-    route are done and the end is within 5 m; a tick after a crash with a vehicle or a person (the
-    engine feels it 0.1 m before boxes touch, and scores shall see it); and more than 10 m from the
-    route. Success is that of `DriveScore`. At its end
-    ``info["figures"]`` are those of `DriveScore`; ``info`` says in every tick ``scene``,
+    Observations are those of `Observer`, and pictures where cameras are asked for. An episode ends
+    where the vehicle arrives: 95 % of its route are done and the end is within 5 m; a tick after a
+    crash with a vehicle or a person (the engine feels it 0.1 m before boxes touch, and scores shall
+    see it); and more than 10 m from the route. Success is that of `DriveScore`.
+
+    At the end ``info["figures"]`` are those of `DriveScore`. In every tick ``info`` has ``scene``,
     ``route_completion`` and, for ``vehicle``, ``human`` and ``object``, ``crash_<what>``: whether
     there was one since the start. The reward is the progress along the route, m.
 
     Args:
-        env_spec: without observations; its actions are the driver's.
+        name: of the environment.
         driver: does with the vehicle what actions say.
-        end_on_crash: else the drive goes on after it, and cannot succeed any more.
+        max_steps: ticks after which an episode times out.
+        end_on_crash: else the drive goes on after it.
+        cameras: which of `front_views` to give, as ``observation.images.<camera>``.
+        image_size: of their pictures, width and height.
+
+    Raises:
+        ValueError: for another camera.
     """
 
-    def __init__(self, env_spec: EnvSpec, driver: Driver, *, end_on_crash: bool) -> None:
-        super().__init__(env_spec)
+    def __init__(
+        self,
+        name: str,
+        driver: Driver,
+        *,
+        max_steps: int,
+        end_on_crash: bool,
+        cameras: Sequence[str],
+        image_size: tuple[int, int],
+    ) -> None:
+        width, height = image_size
+        views = {f"{PICTURE}{camera.name}": camera for camera in front_views((width, height))}
+        if unknown := [camera for camera in cameras if f"{PICTURE}{camera}" not in views]:
+            known = ", ".join(key.removeprefix(PICTURE) for key in views)
+            raise ValueError(f"there is no camera {unknown[0]!r}; have: {known}")
+        self.cameras = {f"{PICTURE}{camera}": views[f"{PICTURE}{camera}"] for camera in cameras}
+        picture = TensorSpec((3, height, width), "uint8", 0, 255)
+        observations = {
+            **Observer(NOWHERE, rear_axle=REAR_AXLE).specs(),
+            **dict.fromkeys(self.cameras, picture),
+        }
+        super().__init__(
+            EnvSpec(
+                name=name,
+                observations=observations,
+                action=driver.spec,
+                control_hz=1 / TICK_S,
+                max_steps=max_steps,
+                success=SUCCESS,
+            )
+        )
         self.driver = driver
         self.end_on_crash = end_on_crash
         self.surroundings = NOWHERE
@@ -130,7 +169,10 @@ class MetaDriveSim(Sim):
         ego = self._body(Body("vehicle", 0, 0, 0, 0, 0, *size), agent)
         moment = Moment(round(len(self.moments) * TICK_S, 6), ego, self._others())
         self.moments.append(moment)
-        return self._observer.see(moment)
+        observation = self._observer.see(moment)
+        for key, camera in self.cameras.items():
+            observation[key] = paint(camera, self._ground, moment, rear_axle=REAR_AXLE)
+        return observation
 
     def _body(self, like: Body, thing: Any) -> Body:
         """An object of MetaDrive in the scene's frame, of the kind and size of another body.

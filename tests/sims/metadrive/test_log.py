@@ -112,6 +112,16 @@ def test_observations_are_what_the_spec_says(sim):
     assert sim.render().shape[2] == 3
 
 
+def test_cameras_are_painted_where_asked_for(folder):
+    sim = MetaDriveLog(folder, cameras=["front"], image_size=[64, 48])
+    observation, _ = sim.reset(seed=0)
+    assert sim.observation_space.contains(observation)
+    assert observation["observation.images.front"].std() > 5
+    sim.close()
+    with pytest.raises(ValueError, match="no camera 'rear'; have: front_left"):
+        MetaDriveLog(folder, cameras=["rear"])
+
+
 def test_a_crash_is_kept_in_mind_and_ends_the_drive(sim, folder):
     info = replayed(sim, 1)
     assert info["crash_vehicle"]
