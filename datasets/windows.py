@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeGuard
-from weakref import WeakSet
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -162,11 +161,8 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     Args:
         windows: what is cut.
         batch_size, seed: of `Windows.batch`.
-        num_workers: processes; 0 makes each batch when it is asked for. Those of one `Batches` run
-            at a time.
+        num_workers: processes; 0 makes each batch when it is asked for.
     """
-
-    running: ClassVar[WeakSet[Batches]] = WeakSet()
 
     def __init__(
         self, windows: Windows, batch_size: int, seed: int, *, num_workers: int = 0
@@ -187,15 +183,14 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         if not self.num_workers:
             return self[step]
         if step != self.next_step:
-            for other in [*Batches.running]:  # what forks while there are others inherits them
-                other.stop()
-            Batches.running.add(self)
             loader: DataLoader[Any] = DataLoader(
                 self,
                 batch_size=None,
                 sampler=range(step, sys.maxsize),
                 num_workers=self.num_workers,
                 worker_init_fn=_ignore_interrupts,
+                # The threads of a video decoder do not survive a fork, and waiting for them hangs.
+                multiprocessing_context="spawn",
                 generator=torch.Generator(),  # leaves alone the one that dropout draws from
             )
             self.ahead = iter(loader)

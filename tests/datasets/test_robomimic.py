@@ -117,7 +117,7 @@ def test_large_images_stay_in_the_file(tmp_path: Path, monkeypatch) -> None:
         expected = ours.observations["observation.images.top"]
         for index in (0, slice(1, 4), np.array([3, 0, 0, -1])):
             np.testing.assert_array_equal(images[index], expected[index])
-        with multiprocessing.get_context("fork").Pool(1) as pool:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
             np.testing.assert_array_equal(pool.map(images.__getitem__, [2])[0], expected[2])
     path.write_bytes(path.read_bytes()[:4000])
     with pytest.raises(DemonstrationError, match=r"demos\.hdf5 is damaged"):
