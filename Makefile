@@ -52,7 +52,7 @@ $(VENV)/.demo: constraints.txt pyproject.toml requirements/pusht.txt $(VENV)/.to
 	$(PIP) --no-deps gym-pusht
 	@touch $@
 
-$(VENV)/.test: requirements/sim.txt requirements/nuscenes.txt $(VENV)/.demo
-	$(PIP) -e ".[report,serve,data,scale,gpu,dev]" -r requirements/sim.txt -r requirements/nuscenes.txt
-	$(PIP) --no-deps robosuite nuscenes-devkit
+$(VENV)/.test: requirements/sim.txt requirements/nuscenes.txt requirements/driving.txt $(VENV)/.demo
+	$(PIP) -e ".[report,serve,data,scale,gpu,dev]" -r requirements/sim.txt -r requirements/nuscenes.txt -r requirements/driving.txt
+	$(PIP) --no-deps robosuite nuscenes-devkit "metadrive-simulator; python_version < '3.12'"
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -51,7 +52,17 @@ class Sim(gymnasium.Env[Observation, NDArray[Any]], abc.ABC):
 
     Args:
         env_spec: what the environment shows and obeys.
+
+    Attributes:
+        distinct_seeds: how many seeds begin different episodes, from 0; None is without end. More
+            episodes would be the same ones again, and count for nothing.
+        left_out: what it was given and cannot use, in words.
+        notes: what else a report has to say of it.
     """
+
+    distinct_seeds: int | None = None
+    left_out: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
 

@@ -23,6 +23,7 @@ from fastloop.policies.chunks import Chunking, RecedingHorizon, TemporalEnsemble
 from fastloop.progress import bar
 from fastloop.run_folder import config_digest, config_yaml, make_run_dir, provenance
 from fastloop.setup import set_up
+from fastloop.sims.base import Sim
 from fastloop.sims.clock import Clock, Frozen, Replay, Wall
 from fastloop.sims.config import SimConfig
 from fastloop.sims.findings import analyze
@@ -52,13 +53,14 @@ def run(config: EvalConfig) -> int:
     console = Console()
     clock = _clock(config.clock)
     setup = set_up(config.policy, config.sim)
+    _check_seeds(config, setup.sim)
     chunking = _chunking(config.chunking, setup.policy)
     folder = make_run_dir("eval", config.run_dir)
     with console.status("calibrating and timing"):
         arms = make_arms(config, setup, folder)
         timed = time_plans(arms, setup.observations(1, config.first_seed), config.timed_plans)
         threads = loop_threads(config, setup.policy, folder)
-    env = setup.sim.env_spec
+    env, left_out, notes = setup.sim.env_spec, list(setup.sim.left_out), list(setup.sim.notes)
     setup.sim.close()
     seeds = range(config.first_seed, config.first_seed + config.episodes)
     items = [WorkItem(env.name, seed) for seed in seeds]
@@ -73,6 +75,8 @@ def run(config: EvalConfig) -> int:
         "checkpoint": config.policy.checkpoint,
         "checkpoint_digest": policy_digest(setup.policy),
         "success": env.success,
+        "left_out": left_out,
+        "notes": notes,
         "threads_for_one_robot": setup.preparation.threads,
         "plan_ms_by_threads": {k: round(v, 2) for k, v in setup.preparation.plan_ms.items()},
         "threads_in_closed_loop": threads,
@@ -80,6 +84,9 @@ def run(config: EvalConfig) -> int:
     }
     summary = _summary(config, arms, results, timed, items, folder, facts)
     page = write_report(summary, folder, console)
+    for told, style in ((notes, ""), (left_out, "bold red")):
+        for line in told:
+            console.print(f"left out: {line}", style=style, markup=False, soft_wrap=True)
     console.print(
         f"report: {page}\nrun folder: {folder}", markup=False, highlight=False, soft_wrap=True
     )
@@ -87,7 +94,17 @@ def run(config: EvalConfig) -> int:
         told = f"interrupted; the same command with run_dir={folder} goes on from here"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
         return 130
-    return 0 if analyze(summary).coverage.complete or config.allow_partial else 1
+    complete = analyze(summary).coverage.complete and not left_out
+    return 0 if complete or config.allow_partial else 1
+
+
+def _check_seeds(config: EvalConfig, sim: Sim) -> None:
+    """Episodes that come twice would make every interval narrower than it is."""
+    if sim.distinct_seeds is not None and config.episodes > sim.distinct_seeds:
+        raise ValueError(
+            f"{sim.env_spec.name} has {sim.distinct_seeds} different episodes, and "
+            f"{config.episodes} are asked for: say episodes={sim.distinct_seeds} or fewer"
+        )
 
 
 def _run_arm(

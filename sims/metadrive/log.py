@@ -17,7 +17,7 @@ from fastloop.sims.driving.camera import SMALL_SIZE
 from fastloop.sims.driving.scene import Body
 from fastloop.sims.driving.world import body_of
 from fastloop.sims.metadrive.engine import Engine, bare, metadrive
-from fastloop.sims.metadrive.scenes import read_scenes
+from fastloop.sims.metadrive.scenes import ParkedError, read_scenes
 from fastloop.sims.metadrive.sim import MetaDriveSim
 from fastloop.sims.metadrive.vehicle import ARGUMENTS, TICK_S, Control, Driver
 
@@ -49,7 +49,7 @@ class MetaDriveLog(MetaDriveSim):
         max_steps: ticks after which an episode times out; None is 10 s after the longest record.
 
     Attributes:
-        faults: why scenes were left out.
+        left_out, notes: why scenes were left out: those that cannot be used, and parked ones.
 
     Raises:
         DatasetError: when no scene is left.
@@ -74,7 +74,10 @@ class MetaDriveLog(MetaDriveSim):
             raise ValueError(f"traffic is replay or reactive, got {traffic!r}")
         driver = Driver(control, plan_steps, plan_hz)
         paths = [scenes] if isinstance(scenes, str | Path) else list(scenes)
-        self.scenes, self.faults = read_scenes(paths, min_distance=min_distance)
+        self.scenes, faults = read_scenes(paths, min_distance=min_distance)
+        self.distinct_seeds = len(self.scenes)
+        self.left_out = [str(fault) for fault in faults if not isinstance(fault, ParkedError)]
+        self.notes = [str(fault) for fault in faults if isinstance(fault, ParkedError)]
         if max_steps is None:
             max_steps = max(len(scene.log) for scene in self.scenes) + OVERTIME
         super().__init__(

@@ -17,11 +17,15 @@ from fastloop.sims.driving.scene import Surroundings
 from fastloop.sims.driving.world import route_of, surroundings_of
 from fastloop.sims.metadrive.problem import with_ego
 
-__all__ = ["Scene", "read_scenes", "scene_of"]
+__all__ = ["ParkedError", "Scene", "read_scenes", "scene_of"]
 
 TICK_NS = 100_000_000
 FASTEST, FURTHEST_M = 150.0, 20.0  # m/s, and m from the lanes
 NUSCENES_CENTER_M = 1.44  # ahead of the rear axle
+
+
+class ParkedError(DatasetError):
+    """A drive in which nobody drives: no test of driving, and no fault of the data."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,9 @@ def scene_of(log: DrivingLog, *, min_distance: float = 10.0) -> Scene:
             least, for a route has a direction.
 
     Raises:
-        DatasetError: naming the log, when it has no map, no ego, an ego that vanishes, is parked or
-            seen once, or one whose positions do not fit its headings or its map.
+        DatasetError: naming the log, when it has no map, no ego, an ego that vanishes or is seen
+            once, or one whose positions do not fit its headings or its map.
+        ParkedError: its ego hardly moves.
     """
     driven = log.ego is not None
     if not any(f.kind == "lane" and not f.area and len(f.points) > 1 for f in log.map):
@@ -103,7 +108,7 @@ def scene_of(log: DrivingLog, *, min_distance: float = 10.0) -> Scene:
     moved = float(np.hypot(*np.diff(ego.position[:, :2], axis=0).T).sum())
     least = max(min_distance, 2.0)
     if moved < least:
-        raise DatasetError(
+        raise ParkedError(
             f"{log.name} is parked: its ego moves {moved:.1f} m, less than min_distance, {least:g}"
         )
     recorded = np.column_stack([ego.position[:, :2], ego.heading]) if driven else None

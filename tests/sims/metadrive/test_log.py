@@ -261,7 +261,7 @@ def test_the_recorder_arrives_in_every_real_scene(nuscenes, seed):
 
 def test_parked_real_scenes_are_named(nuscenes):
     assert len(nuscenes.scenes) == 8
-    assert sorted(str(fault)[:10] for fault in nuscenes.faults) == ["scene-0553", "scene-1100"]
+    assert sorted(str(fault)[:10] for fault in nuscenes.notes) == ["scene-0553", "scene-1100"]
 
 
 def test_a_commonroad_scene_is_driven(realdata):
