@@ -26,7 +26,8 @@ __all__ = ["arm_digest", "loop_threads", "make_arms", "plan_mask", "policy_diges
 
 
 def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Policy]:
-    """The policy as published and, where `accel` is not none, accelerated, by name.
+    """The policy as published and, where `accel` is not none, accelerated, by name: ``plain`` and
+    the accelerator's, or a policy's own where it has nothing to accelerate.
 
     A cache plan that is made here is kept in `folder`, so that a run which is continued uses the
     same one.
@@ -36,7 +37,7 @@ def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Polic
     """
     accel = config.accel
     if accel.kind == "none" and not isinstance(setup.policy, DiffusionPolicy):
-        return {"plain": setup.policy}
+        return {Path(config.policy.checkpoint).stem: setup.policy}
     arms: dict[str, Policy] = {"plain": remove(setup.denoiser)}
     if accel.kind == "none":
         return arms

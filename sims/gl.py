@@ -31,8 +31,10 @@ def choose_backend() -> None:
     """Set ``MUJOCO_GL`` unless the user did: EGL, or none at all where EGL is missing.
 
     MuJoCo reads it once, at import, and cannot even be imported with a backend that is missing.
+    PyOpenGL, which MuJoCo draws through, chooses once too: for whoever imports it first.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl" if egl_is_there() else "disabled")
+    if os.environ.setdefault("MUJOCO_GL", "egl" if egl_is_there() else "disabled") == "egl":
+        os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
 
 
 def require_gl() -> None:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from fastloop.extras import require
+from fastloop.sims.gl import choose_backend
 
 __all__ = ["Engine", "EngineTakenError", "bare", "metadrive"]
 
@@ -29,6 +30,7 @@ def metadrive(module: str) -> ModuleType:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if not os.environ.get("DISPLAY"):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    choose_backend()  # MetaDrive imports PyOpenGL
     engine = require("metadrive.engine.base_engine", extra="driving")
     engine.BaseEngine.try_pull_asset = staticmethod(lambda: None)
     return require(f"metadrive.{module}", extra="driving")

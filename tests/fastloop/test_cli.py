@@ -31,6 +31,7 @@ GROUPS = {
 
 OF_THEIR_OWN = {
     ("sim", "gymnasium"): ["eval", "sim.id=Pendulum-v1"],
+    ("sim", "metadrive_log"): ["eval", "sim.scenes=drives"],
     ("policy", "ad_mlp"): ["score", "policy.checkpoint=mlp.pth"],
     ("dataset", "nuscenes"): ["score"],
     ("dataset", "nuscenes_prediction"): ["score"],

@@ -48,6 +48,6 @@ def test_there_is_nothing_to_accelerate(tmp_path):
     policy = load(PolicyConfig("constant_velocity"), env, SamplerOverrides())
     with pytest.raises(ValueError, match=r"no denoising loop, so there is nothing to accelerate"):
         make_arms(EvalConfig(accel=AccelConfig("bac")), setup_of(policy), tmp_path)
-    plain = EvalConfig(accel=AccelConfig("none"))
-    assert make_arms(plain, setup_of(policy), tmp_path) == {"plain": policy}
+    plain = EvalConfig(PolicyConfig("constant_velocity"), AccelConfig("none"))
+    assert make_arms(plain, setup_of(policy), tmp_path) == {"constant_velocity": policy}
     assert policy_digest(policy) == "constant_velocity"
