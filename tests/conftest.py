@@ -7,10 +7,12 @@ import hypothesis
 import pytest
 import torch
 
-from fastloop.sims.gl import EGL_INSTALL, egl_is_there
+from fastloop.sims.gl import EGL_INSTALL, choose_backend, egl_is_there
 
 ROOT = Path(__file__).parents[1]
 REALDATA = Path(os.environ.get("FASTLOOP_REALDATA") or ROOT.parent / "shared" / "realdata")
+
+choose_backend()  # before a test imports PyOpenGL by way of somebody else
 
 # The networks of tests are small: on a busy machine several threads take a hundred times as long.
 torch.set_num_threads(1)

@@ -10,11 +10,12 @@ from typing import Any
 from fastloop.policies.base import Policy
 from fastloop.policies.driving.ad_mlp import ADMLP
 from fastloop.policies.driving.baselines import BASELINES, Baseline
+from fastloop.policies.driving.idm import IDM
 from fastloop.policies.spec import EnvSpec
 
 __all__ = ["PLANNERS", "describe_planner", "is_planner", "make_planner"]
 
-PLANNERS = tuple(BASELINES)
+PLANNERS = (*BASELINES, "idm")
 
 
 def is_planner(checkpoint: str | Path) -> bool:
@@ -41,8 +42,8 @@ def make_planner(
         SpecMismatchError: when `env` is not to be planned for.
         ValueError: for a baseline without `env`.
     """
-    planner: Baseline | ADMLP
-    if str(checkpoint) not in BASELINES:
+    planner: Baseline | IDM | ADMLP
+    if str(checkpoint) not in PLANNERS:
         planner = ADMLP.load(checkpoint)
     elif env is None:
         raise ValueError(
@@ -50,7 +51,7 @@ def make_planner(
             "EnvSpec of what it will drive"
         )
     else:
-        planner = Baseline(str(checkpoint), env)
+        planner = IDM(env) if str(checkpoint) == "idm" else Baseline(str(checkpoint), env)
     if n_action_steps is not None:
         planner.spec = dataclasses.replace(planner.spec, n_action_steps=n_action_steps)
     return planner
@@ -66,8 +67,9 @@ def describe_planner(checkpoint: str | Path, *, keys: bool = False) -> dict[str,
     Raises:
         CheckpointError: when the file holds anything but AD-MLP.
     """
-    if str(checkpoint) in BASELINES:
-        text = inspect.getdoc(BASELINES[str(checkpoint)]) or ""
+    if str(checkpoint) in PLANNERS:
+        text = inspect.getdoc(BASELINES.get(str(checkpoint), IDM)) or ""
+        text = text.split("\n\n")[0]
         return {
             "kind": "planner",
             "plans": " ".join(text.split()),
