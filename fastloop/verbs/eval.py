@@ -193,4 +193,9 @@ def _chunking(name: str, policy: Policy) -> Chunking:
         return RecedingHorizon(policy.spec.n_action_steps)
     if name != "ensemble":
         raise ValueError(f"unknown chunking {name!r}; have: receding, ensemble")
+    if policy.spec.action.kind == "plan":
+        raise ValueError(
+            "chunking=ensemble averages actions, and plans of different moments are in different "
+            "frames; say chunking=receding"
+        )
     return TemporalEnsemble()

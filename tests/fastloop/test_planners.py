@@ -1,6 +1,7 @@
 """What verbs say of planners, which have no denoising loop."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fastloop.policies.driving.ad_mlp import ADMLP
 from fastloop.policies.driving.planners import PLANNERS
 from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
 from fastloop.setup import Setup, load
+from fastloop.verbs.eval import _chunking
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -38,6 +40,12 @@ def test_info_of_ad_mlp(tmp_path, capfd):
 
 def setup_of(policy):
     return Setup(None, None, policy, None)
+
+
+def test_plans_of_different_moments_are_not_averaged():
+    policy = SimpleNamespace(spec=SimpleNamespace(action=ActionSpec(1, "plan", (0.0,), (1.0,))))
+    with pytest.raises(ValueError, match="different frames"):
+        _chunking("ensemble", policy)
 
 
 def test_there_is_nothing_to_accelerate(tmp_path):
