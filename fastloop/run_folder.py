@@ -20,7 +20,10 @@ from omegaconf import OmegaConf
 
 __all__ = ["config_digest", "config_yaml", "make_run_dir", "provenance", "write_result"]
 
-PACKAGES = ("fastloop", "torch", "numpy", "gymnasium", "gym-pusht", "mujoco", "robosuite")
+PACKAGES = (
+    "fastloop", "torch", "numpy", "gymnasium", "gym-pusht", "mujoco", "robosuite",
+    "metadrive-simulator", "nuscenes-devkit", "shapely",
+)  # fmt: skip
 
 
 def make_run_dir(verb: str, run_dir: str | None) -> Path:

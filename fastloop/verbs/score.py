@@ -129,7 +129,7 @@ def _given(config: ScoreConfig, benchmark: Benchmark) -> predictions.Predictions
     """The plans of a file; None where a policy is asked.
 
     Raises:
-        DatasetError: it cannot be read, or has no plan for this benchmark.
+        DatasetError: it cannot be read, has no plan for this benchmark, or is of other axes.
     """
     if config.predictions is None:
         return None
@@ -140,6 +140,7 @@ def _given(config: ScoreConfig, benchmark: Benchmark) -> predictions.Predictions
             f"like {next(iter(given.trajectories), 'nothing')!r}, those wanted like "
             f"{next(iter(benchmark.keys), 'nothing')!r}"
         )
+    predictions.check_heading(given.trajectories.values())
     return given
 
 
