@@ -132,8 +132,12 @@ def test_a_path_comes_before_a_shipped_name(tmp_path, monkeypatch):
 
 def test_planners_have_names(tmp_path, monkeypatch):
     waypoint = ActionSpec(2, "waypoint", (-100.0,) * 2, (100.0,) * 2)
-    states = {"observation.ego_states": TensorSpec((5, 6))}
-    drives = EnvSpec("Drives", states, waypoint, control_hz=2.0, max_steps=1, horizon=6)
+    shown = {
+        "observation.ego_states": TensorSpec((5, 6)),
+        "observation.route": TensorSpec((30, 2)),
+        "observation.neighbors": TensorSpec((8, 10)),
+    }
+    drives = EnvSpec("Drives", shown, waypoint, control_hz=2.0, max_steps=1, horizon=6)
     for name in PLANNERS:
         planner = load_policy(name, env=drives, n_action_steps=3)
         assert isinstance(planner, Policy)
