@@ -123,7 +123,7 @@ def ad_mlp_inputs(
     The paper's names do not fit the published weights. They drive straight on at constant speed
     only when both slots hold that speed, and on recorded futures they are most exact with the
     velocity about 2 s after now in the first and 0.75 s after now in the other: the file was
-    trained on values taken from the future (AD-MLP's issue 4 reports it of an earlier release).
+    trained on values taken from the future (its users report it of an earlier release).
     Here both are extrapolated from the present velocity and acceleration, up to a stop, so that
     the planner can be used at all, and it scores less well than its paper says.
 
