@@ -18,6 +18,7 @@ __all__ = ["Filming", "Recorder"]
 
 Which = Literal["none", "first-k", "failures", "all"]
 MIN_WIDTH = 256
+ENCODERS = ("imageio_ffmpeg", "cv2")
 LINE = 16  # pixels of one caption line
 COLORS = {"success": (120, 230, 120), "failure": (255, 140, 120)}
 
@@ -29,6 +30,10 @@ class Filming:
     Attributes:
         which: ``none``, ``first-k`` of the work list, ``failures`` (all but successes) or ``all``.
         k: for ``first-k``.
+
+    Raises:
+        ValueError: for another choice.
+        MissingExtraError: when episodes are to be filmed and nothing can encode them.
     """
 
     which: Which = "none"
@@ -38,6 +43,9 @@ class Filming:
         if self.which not in get_args(Which):
             choices = ", ".join(get_args(Which))
             raise ValueError(f"unknown choice of videos {self.which!r}; have: {choices}")
+        if self.which != "none":  # else every filmed episode would break, minutes later
+            for package in ENCODERS:
+                require(package, extra="report")
 
     def films(self, index: int) -> bool:
         """Whether the episode at place `index` of the work list has to be filmed."""
@@ -113,7 +121,7 @@ def compose(
     Returns:
         (H', W', 3) with even sides; small scenes are enlarged by a whole number.
     """
-    cv2 = require("cv2", extra="pusht")
+    cv2 = require("cv2", extra="report")
     factor = -(-MIN_WIDTH // image.shape[1])
     scene = image.repeat(factor, 0).repeat(factor, 1)
     scene = np.pad(scene, ((0, scene.shape[0] % 2), (0, scene.shape[1] % 2), (0, 0)), "edge")

@@ -51,7 +51,7 @@ def run(config: EvalConfig) -> int:
         0, or 1 when episodes are missing, or 130 after Ctrl-C.
     """
     console = Console()
-    clock = _clock(config.clock)
+    clock, running = _clock(config.clock), _run_config(config)
     setup = set_up(config.policy, config.sim)
     _check_seeds(config, setup.sim)
     chunking = _chunking(config.chunking, setup.policy)
@@ -67,7 +67,7 @@ def run(config: EvalConfig) -> int:
     results: dict[str, RunResult] = {}
     for name, policy in arms.items():
         results[name] = _run_arm(
-            name, policy, setup.sim_config, items, config, folder, clock, chunking, console
+            name, policy, setup.sim_config, items, config, running, folder, clock, chunking, console
         )
         if results[name].interrupted:
             break
@@ -107,12 +107,24 @@ def _check_seeds(config: EvalConfig, sim: Sim) -> None:
         )
 
 
+def _run_config(config: EvalConfig) -> RunConfig:
+    return RunConfig(
+        num_envs=config.num_envs,
+        plan_batch=config.plan_batch,
+        seed=config.seed,
+        retries=config.retries,
+        step_timeout_s=config.step_timeout_s,
+        filming=Filming(config.video, config.video_count),
+    )
+
+
 def _run_arm(
     name: str,
     policy: Policy,
     sim: SimConfig,
     items: Sequence[WorkItem],
     config: EvalConfig,
+    running: RunConfig,
     folder: Path,
     clock: Clock,
     chunking: Chunking,
@@ -130,14 +142,7 @@ def _run_arm(
             items,
             run_dir=folder / name,
             digest=f"{config_digest(config, without=NEUTRAL)}/{name}/{arm_digest(policy)}",
-            config=RunConfig(
-                num_envs=config.num_envs,
-                plan_batch=config.plan_batch,
-                seed=config.seed,
-                retries=config.retries,
-                step_timeout_s=config.step_timeout_s,
-                filming=Filming(config.video, config.video_count),
-            ),
+            config=running,
             clock=clock,
             chunking=chunking,
             arm=name,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloop.datasets.driving_log import DrivingLog
-from fastloop.datasets.logs.scenarionet import to_scenario
+from fastloop.datasets.logs.scenarionet_writer import to_scenario
 from fastloop.sims.driving.camera import SMALL_SIZE
 from fastloop.sims.driving.scene import Body
 from fastloop.sims.driving.world import body_of

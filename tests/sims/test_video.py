@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from fastloop.extras import MissingExtraError
+from fastloop.sims import video
 from fastloop.sims.video import Filming, Recorder, compose
 
 pytest.importorskip("cv2")
@@ -67,3 +69,13 @@ def test_which_episodes_are_filmed_and_kept():
     assert not failures.keeps("success")
     with pytest.raises(ValueError, match=r"none, first-k, failures, all"):
         Filming("some")
+
+
+def test_films_that_nothing_can_encode_are_refused_at_once(monkeypatch):
+    def missing(module, *, extra):
+        raise MissingExtraError(f"{module} of {extra}")
+
+    monkeypatch.setattr(video, "require", missing)
+    with pytest.raises(MissingExtraError, match="imageio_ffmpeg of report"):
+        Filming("first-k")
+    assert not Filming().films(0)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 
 from fastloop.datasets.driving_log import DrivingLog, MapFeature, Track
-from fastloop.datasets.logs.scenarionet import to_scenario
+from fastloop.datasets.logs.scenarionet_writer import to_scenario
 
 STEPS = 60
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastloop.datasets.errors import DatasetError
-from fastloop.datasets.logs.scenarionet import to_scenario
+from fastloop.datasets.logs.scenarionet_writer import to_scenario
 from fastloop.sims.metadrive.scenes import read_scenes, scene_of
 
 roads = runpy.run_path(str(Path(__file__).with_name("roads.py")))
