@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,11 +38,10 @@ def is_image(frames: Frames) -> bool:
     return frames.dtype == np.uint8 and len(frames.shape) == 4 and frames.shape[1] == 3
 
 
-class LazyFrames:
+class LazyFrames(abc.ABC):
     """Frames that stay in their file until they are indexed by an int, a slice or an array.
 
-    A subclass says how to `read`. It must survive pickling and forking, so it holds a path and no
-    open file.
+    A subclass says how to `read`. It must survive pickling, so it holds a path and no open file.
 
     Args:
         shape: (N, ...) of all frames.
@@ -52,13 +52,13 @@ class LazyFrames:
         self.shape = shape
         self.dtype = np.dtype(dtype)
 
+    @abc.abstractmethod
     def read(self, places: NDArray[np.int64]) -> NDArray[Any]:
         """The frames (M, ...) at `places` (M,), which rise, are in range, and M > 0.
 
         Raises:
             DatasetError: the file is not what it was, or is damaged there.
         """
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastloop.datasets import numpy_files, pickles
 from fastloop.datasets.errors import DatasetError, os_errors_are_faults
+from fastloop.datasets.nuscenes.poses import lidar_to_vehicle
 from fastloop.datasets.waymo import submission
 
-__all__ = ["FRAMES", "Predictions", "check_heading", "lidar_to_vehicle", "read", "write"]
+__all__ = ["FRAMES", "Predictions", "check_heading", "read", "write"]
 
 FRAMES = ("vehicle", "lidar")
 """Axes: ``vehicle`` x forward and y left, ``lidar`` (of nuScenes' LIDAR_TOP) x right, y forward."""
@@ -139,11 +140,6 @@ def write(
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def lidar_to_vehicle(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points (..., 2) of lidar axes (x right, y forward) in vehicle axes (x forward, y left)."""
-    return np.stack([points[..., 1], -points[..., 0]], axis=-1)
 
 
 def check_heading(trajectories: Iterable[ArrayLike]) -> None:

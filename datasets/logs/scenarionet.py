@@ -1,4 +1,4 @@
-"""ScenarioNet's ScenarioDescription, read and written: the form of logs that MetaDrive replays.
+"""ScenarioNet's ScenarioDescription, the form of logs that MetaDrive replays.
 
 A pickle holds one scenario (Li et al., 2023, https://github.com/metadriverse/scenarionet): tracks
 and map in one right-handed frame of the world, m, rad and m/s, at the times ``metadata["ts"]`` in s
@@ -20,7 +20,7 @@ from fastloop.datasets import pickles
 from fastloop.datasets.driving_log import SIGNALS, DrivingLog, MapFeature, Signal, Track
 from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
 
-__all__ = ["SUMMARY", "is_scenario_file", "read", "to_scenario"]
+__all__ = ["SUMMARY", "is_scenario_file", "read"]
 
 SUMMARY, MAPPING = "dataset_summary.pkl", "dataset_mapping.pkl"
 VERSION = "fastloop 1"
@@ -29,9 +29,6 @@ TRACKS = {
     "VEHICLE": "vehicle", "PEDESTRIAN": "pedestrian", "CYCLIST": "cyclist",
     "TRAFFIC_CONE": "cone", "TRAFFIC_BARRIER": "barrier",
 }  # fmt: skip
-TRACK_TYPES = {kind: word for word, kind in TRACKS.items()}
-# Boxes of road users whose size is not known, for the simulator needs one: length, width, height.
-SIZES = {"vehicle": (4.5, 1.9, 1.6), "pedestrian": (0.7, 0.7, 1.7), "cyclist": (1.8, 0.7, 1.7)}
 SIZE = ("length", "width", "height")
 
 LINES = [
@@ -53,8 +50,6 @@ FEATURES = {
     "ROAD_EDGE_SIDEWALK": "walkway", "CROSSWALK": "crosswalk", "STOP_SIGN": "stop_sign",
     "SPEED_BUMP": "speed_bump", "DRIVEWAY": "driveway",
 }  # fmt: skip
-FEATURE_TYPES = {kind: word for word, kind in reversed(FEATURES.items())}
-POLYGONS = ("ROAD_EDGE_SIDEWALK", "CROSSWALK")  # of which MetaDrive insists on a polygon
 OWN = "fastloop"  # in the metadata: what a scenario has no place for
 RESERVED = ("dataset", "sdc_id", "ts", OWN)
 OWN_TYPE = "FASTLOOP_"  # before the kinds that MetaDrive has no word for, and passes over
@@ -141,8 +136,8 @@ def _log(scenario: Any) -> DrivingLog:
     signals |= [_signal(*item, steps) for item in scenario["dynamic_map_states"].items()]
     ego = metadata.pop("sdc_id", None)
     metadata["version"] = scenario.get("version", VERSION)
-    defaults = _defaults(name)
-    metadata = {k: v for k, v in metadata.items() if not _is_default(k, v, defaults)}
+    defaults = defaults_of(name)
+    metadata = {k: v for k, v in metadata.items() if not is_default(k, v, defaults)}
     tracks = {str(key): _track(track, steps) for key, track in scenario["tracks"].items()}
     if source == "nuscenes" and str(ego) in tracks:
         tracks[str(ego)] = _lengthwise(tracks[str(ego)])
@@ -159,7 +154,7 @@ def _log(scenario: Any) -> DrivingLog:
     )
 
 
-def _defaults(name: str) -> dict[str, Any]:
+def defaults_of(name: str) -> dict[str, Any]:
     """What the metadata of a scenario must say, and a log need not."""
     return {
         "version": VERSION, "coordinate": "metadrive", "metadrive_processed": False, "id": name,
@@ -167,7 +162,7 @@ def _defaults(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _is_default(key: str, value: Any, defaults: Mapping[str, Any]) -> bool:
+def is_default(key: str, value: Any, defaults: Mapping[str, Any]) -> bool:
     return key in defaults and type(value) is type(defaults[key]) and value == defaults[key]
 
 
@@ -274,147 +269,3 @@ def _in_space(points: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(points) and points.shape[1] not in (2, 3):
         raise DatasetError(f"points have {points.shape[1]} coordinates, expected 2 or 3")
     return np.pad(points, ((0, 0), (0, 3 - points.shape[1])))
-
-
-def to_scenario(log: DrivingLog, *, ego: str | None = None) -> dict[str, Any]:
-    """The ScenarioDescription of a log, which `read` turns into an equal log.
-
-    MetaDrive steps one row in 0.1 s, whatever the stamps say: bring a log to 10 Hz first
-    (`DrivingLog.at`). It spawns the ego as it is at the first stamp. What it insists on and the log
-    does not know is filled in and marked: sizes of road users and stop points of lights in
-    ``assumed``, velocities, written as 0, in ``velocity_known``.
-
-    Args:
-        log: any log.
-        ego: key of the track to stand for the vehicle that recorded; by default the log's own.
-
-    Returns:
-        plain dicts, lists, words, numbers and arrays: pickle it as ``sd_<name>.pkl``.
-
-    Raises:
-        DatasetError: where the log has no ego and none is named.
-    """
-    ego = log.ego if ego is None else ego
-    if ego not in log.tracks:
-        raise DatasetError(
-            f"{log.name} has no ego called {ego!r}; to_scenario(log, ego=...) takes one of its "
-            f"tracks: {', '.join(list(log.tracks)[:20])}"
-        )
-    lights = {k: v for k, v in log.signals.items() if isinstance(v, Signal)}
-    others = {k: v for k, v in log.signals.items() if k not in lights}
-    defaults = _defaults(log.name)
-    hidden = {
-        key: value
-        for key, value in log.metadata.items()
-        if key in RESERVED or _is_default(key, value, defaults)
-    }
-    metadata = {
-        **defaults,
-        **_plain(log.metadata),
-        "dataset": log.source,
-        "sdc_id": ego,
-        "ts": (log.stamps - log.stamps[:1]) * 1e-9,
-        OWN: {
-            "frame": log.frame,
-            "start_ns": int(log.stamps[0]) if len(log) else 0,
-            "signals": _plain(others),
-            "metadata": _plain(hidden),
-        },
-    }
-    return {
-        "id": log.name,
-        "version": metadata.pop("version"),
-        "length": len(log),
-        "metadata": metadata,
-        "tracks": {key: _write_track(key, track) for key, track in log.tracks.items()},
-        "dynamic_map_states": _write_lights(log, lights),
-        "map_features": {
-            feature.id or f"{UNNAMED}{index}": _write_feature(feature)
-            for index, feature in enumerate(log.map)
-        },
-    }
-
-
-def _write_track(key: str, track: Track) -> dict[str, Any]:
-    steps, valid = len(track.valid), track.valid
-    properties = _plain(track.properties)
-    word = properties.pop("metadrive_type", TRACK_TYPES.get(track.kind, "OTHER"))
-    known = np.isfinite(track.velocity).all(axis=1) & valid
-    state = {
-        **properties.pop("state", {}),
-        **({} if (known == valid).all() else {"velocity_known": known.astype(np.float64)}),
-        "position": np.where(valid[:, None], track.position, 0.0),
-        "heading": np.where(valid, track.heading, 0.0),
-        "velocity": np.where(known[:, None], track.velocity, 0.0),
-        "valid": valid.astype(np.float64),
-    }
-    assumed = []
-    for name, size, usual in zip(SIZE, track.size, SIZES.get(track.kind, (1, 1, 1)), strict=True):
-        if np.isnan(size):
-            assumed.append(name)
-        state[name] = valid * (usual if np.isnan(size) else size)
-    return {
-        "type": word,
-        "state": state,
-        "metadata": {
-            **properties, "type": track.category, "object_id": key, "track_length": steps,
-            **({"assumed": assumed} if assumed else {}),
-        },
-    }  # fmt: skip
-
-
-def _write_feature(feature: MapFeature) -> dict[str, Any]:
-    word = feature.category
-    if FEATURES.get(word, "other") != feature.kind or not word or word.startswith(OWN_TYPE):
-        word = FEATURE_TYPES.get(feature.kind, OWN_TYPE + feature.kind.upper())
-    if (word in POLYGONS and not feature.area) or (feature.kind == "lane" and feature.area):
-        word = OWN_TYPE + feature.kind.upper()
-    written = {**_plain(feature.properties), "type": word}
-    if word != feature.category:
-        written["category"] = feature.category
-    outline = feature.points if feature.area else feature.outline
-    if outline is not None:
-        written["polygon"] = outline[:, :2].copy()
-        if outline[:, 2].any():
-            written["polygon_z"] = outline[:, 2].copy()
-    if feature.kind == "stop_sign" and len(feature.points) == 1 and not feature.area:
-        written["position"] = feature.points[0].copy()
-    elif not feature.area:
-        written["polyline"] = feature.points.copy()
-    return written
-
-
-def _write_lights(log: DrivingLog, lights: Mapping[str, Signal]) -> dict[str, Any]:
-    lanes = {feature.id: feature for feature in log.map if feature.kind == "lane"}
-    written: dict[str, Any] = {}
-    for key, light in lights.items():
-        # MetaDrive looks a light up by its lane, and one lane has one light.
-        name = light.lane if light.lane and light.lane not in written else key
-        metadata = {
-            **_plain(light.properties), "type": "TRAFFIC_LIGHT", "object_id": name,
-            "track_length": len(log), "signal_id": key,
-        }  # fmt: skip
-        position = light.position
-        if position is None:
-            metadata["assumed"] = ["stop_point"]
-            lane = lanes.get(light.lane)
-            position = np.zeros(3) if lane is None or not len(lane.points) else lane.points[0]
-        written[name] = {
-            "type": "TRAFFIC_LIGHT",
-            "state": {"object_state": [s and f"LANE_STATE_{s.upper()}" for s in light.states]},
-            "lane": light.lane,
-            "stop_point": position.copy(),
-            "metadata": metadata,
-        }
-    return written
-
-
-def _plain(value: Any) -> Any:
-    """A copy of plain values, for a scenario may hold Python's own types and arrays only."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
-    if isinstance(value, np.generic):
-        return value.item()
-    return value.copy() if isinstance(value, np.ndarray) else value

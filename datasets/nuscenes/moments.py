@@ -7,25 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloop.datasets.nuscenes.poses import invert, yaws
+from fastloop.datasets.nuscenes.poses import invert, lidar_to_vehicle, yaws
 from fastloop.datasets.nuscenes.tables import Tables
 
-__all__ = ["FUTURE", "HZ", "PAST", "EgoMotion", "ego_motion", "to_lidar", "to_vehicle"]
+__all__ = ["FUTURE", "HZ", "PAST", "EgoMotion", "ego_motion"]
 
 HZ = 2.0  # keyframes a second
 PAST = 5  # rows of history: 2 s and now
 FUTURE = 6  # waypoints: 3 s
 TURN = 2.0  # m to the side after 3 s that make a command a turn
-
-
-def to_vehicle(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points (..., 2) in lidar axes, x right and y forward, in x forward and y left."""
-    return np.stack([points[..., 1], -points[..., 0]], axis=-1)
-
-
-def to_lidar(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points (..., 2) in axes x forward and y left, in lidar axes: x right and y forward."""
-    return np.stack([-points[..., 1], points[..., 0]], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -83,10 +73,10 @@ def ego_motion(tables: Tables) -> EgoMotion:
     ]
     relative = back[:, None] @ poses[history]
     return EgoMotion(
-        future=to_vehicle(future) * known[..., None],
+        future=lidar_to_vehicle(future) * known[..., None],
         known=known,
         past=rows - first,
-        states=np.concatenate([to_vehicle(state) for state in states], axis=-1),
+        states=np.concatenate([lidar_to_vehicle(state) for state in states], axis=-1),
         headings=yaws(relative),
         intent=intent.astype(np.int64),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["invert", "pose_matrices", "rotations", "yaws"]
+__all__ = ["invert", "lidar_to_vehicle", "pose_matrices", "rotations", "yaws"]
 
 
 def rotations(quaternions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -44,3 +44,8 @@ def invert(poses: NDArray[np.float64]) -> NDArray[np.float64]:
 def yaws(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
     """(...) rad: where the x axis of rotations or poses (..., 3 or 4, 3 or 4) points."""
     return np.arctan2(matrices[..., 1, 0], matrices[..., 0, 0])
+
+
+def lidar_to_vehicle(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (..., 2) of lidar axes (x right, y forward) in vehicle axes (x forward, y left)."""
+    return np.stack([points[..., 1], -points[..., 0]], axis=-1)

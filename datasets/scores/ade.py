@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastloop.datasets.errors import DatasetError
 
-__all__ = ["ade", "cluster_means", "top_rated"]
+__all__ = ["ade", "top_rated"]
 
 
 def ade(
@@ -75,27 +75,3 @@ def top_rated(trajectories: Sequence[ArrayLike], scores: ArrayLike) -> NDArray[n
     if not np.isfinite(numbers).all():
         raise DatasetError(f"scores {numbers.tolist()} hold nan or inf")
     return np.asarray(trajectories[int(np.argmax(numbers))], dtype=np.float64)
-
-
-def cluster_means(values: ArrayLike, clusters: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """The unweighted mean over the clusters present, and the mean of each, sorted by name.
-
-    The mean of the leaderboard is this one: 5 cut-ins count as much as 100 intersections.
-    `intervals.mean_interval` with `clusters` gives its interval.
-
-    Args:
-        values: (N,); rows with NaN are left out.
-        clusters: (N,) the scenario cluster of each.
-
-    Raises:
-        DatasetError: there are not as many clusters as values.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    if numbers.shape != (len(clusters),):
-        raise DatasetError(f"values of shape {numbers.shape} for {len(clusters)} clusters")
-    names = np.asarray(clusters, dtype=object)
-    there = ~np.isnan(numbers)
-    means = {
-        name: float(numbers[there & (names == name)].mean()) for name in sorted(set(names[there]))
-    }
-    return (float(np.mean(list(means.values()))) if means else float("nan")), means

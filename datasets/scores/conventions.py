@@ -71,24 +71,24 @@ class Convention:
         pooling: how steps make a horizon of K waypoints: ``instant`` takes the K-th, ``mean`` the
             mean of the first K; ``any`` is that mean for L2, and for collisions whether one of the
             first K collides.
+        faults: the switches that reproduce it.
         whole: samples count only if all their futures exist.
         ahead_m: from the point that plans are of to the middle of the vehicle's box.
         cell_m: of its grid, which reaches 50 m to each side.
         rows, columns: the axis along which indices of the grid grow: 0 forward, 1 left; and sign.
         row_shift: cells by which its lookup is displaced along the rows.
         point_from_m: from the grid's edge to its origin, as its lookup of points has it.
-        faults: the switches that reproduce it.
     """
 
     pooling: Literal["instant", "mean", "any"]
-    whole: bool
-    ahead_m: float
-    cell_m: float
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-    row_shift: int
-    point_from_m: float
     faults: frozenset[str]
+    whole: bool = True
+    ahead_m: float = 0.5
+    cell_m: float = 0.5
+    rows: tuple[int, int] = (0, 1)
+    columns: tuple[int, int] = (1, 1)
+    row_shift: int = 0
+    point_from_m: float = 49.75
 
 
 _COMMON = frozenset({"filtered_as_free", "cells", "border_clipping", "point_cell"})
@@ -96,61 +96,33 @@ _COMMON = frozenset({"filtered_as_free", "cells", "border_clipping", "point_cell
 CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
     {
         "uniad": Convention(
-            pooling="instant",
+            "instant",
+            _COMMON | {"masked_as_zero", "vehicles_only", "fixed_heading"},
             whole=False,
-            ahead_m=0.5,
-            cell_m=0.5,
-            rows=(0, 1),
             columns=(1, -1),
-            row_shift=0,
-            point_from_m=49.75,
-            faults=_COMMON | {"masked_as_zero", "vehicles_only", "fixed_heading"},
         ),
         "stp3": Convention(
-            pooling="mean",
-            whole=True,
-            ahead_m=0.5,
-            cell_m=0.5,
-            rows=(0, 1),
-            columns=(1, 1),
-            row_shift=0,
-            point_from_m=49.75,
-            faults=_COMMON
-            | {"frame_offset", "resampled_grid", "late_objects_invisible", "fixed_heading"},
+            "mean",
+            _COMMON | {"frame_offset", "resampled_grid", "late_objects_invisible", "fixed_heading"},
         ),
         "vad": Convention(
-            pooling="mean",
-            whole=True,
-            ahead_m=0.5,
-            cell_m=0.5,
+            "mean",
+            _COMMON | {"late_objects_invisible", "fixed_heading"},
             rows=(0, -1),
             columns=(1, -1),
             row_shift=1,
             point_from_m=24.875,
-            faults=_COMMON | {"late_objects_invisible", "fixed_heading"},
         ),
         "omnidrive": Convention(
-            pooling="any",
-            whole=True,
+            "any",
+            _COMMON | {"late_objects_invisible", "vehicles_only", "heading_reset"},
             ahead_m=0.5 + 0.985793,  # its plans are of the rear axle; the others' of the lidar
             cell_m=0.1,
             rows=(1, 1),
             columns=(0, 1),
-            row_shift=0,
             point_from_m=49.95,
-            faults=_COMMON | {"late_objects_invisible", "vehicles_only", "heading_reset"},
         ),
-        "exact": Convention(
-            pooling="any",
-            whole=True,
-            ahead_m=0.5,
-            cell_m=0.5,
-            rows=(0, 1),
-            columns=(1, 1),
-            row_shift=0,
-            point_from_m=50.0,
-            faults=frozenset(),
-        ),
+        "exact": Convention("any", frozenset()),
     }
 )
 """UniAD @dd161b22, ST-P3 @6b11e132, VAD @1688c4b1, OmniDrive @807c86a0 (after BEV-Planner);

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
-from typing import Any, Self
 
 import torch
 
@@ -72,7 +70,7 @@ class WholePlans:
 
     Tick k of a plan is the action with age ``k / control_hz``, up to the time of the last waypoint;
     so a chunk whose first ticks have passed still says how old it is, and one that is held beyond
-    its end says that it has ended. An accelerator is put on it as on the planner itself.
+    its end says that it has ended.
 
     Args:
         policy: plans waypoints (B, T, 2) from one observation; waypoints beyond those that `env`
@@ -125,26 +123,6 @@ class WholePlans:
     def digest(self) -> str:
         """Of the planner."""
         return str(getattr(self.policy, "digest", ""))
-
-    @property
-    def loop(self) -> Any:
-        """The planner's denoise loop, where it has one."""
-        return self.policy.loop  # type: ignore[attr-defined]
-
-    @property
-    def sampler(self) -> Any:
-        """The planner's reverse process, where it has one."""
-        return self.policy.sampler  # type: ignore[attr-defined]
-
-    def stack(self) -> Any:
-        """The planner's network as a list of residual branches, where it is one."""
-        return self.policy.stack()  # type: ignore[attr-defined]
-
-    def with_loop(self, loop: Any) -> Self:
-        """The same planner run through another loop."""
-        other = copy.copy(self)
-        other.policy = self.policy.with_loop(loop)  # type: ignore[attr-defined]
-        return other
 
 
 def _check(ours: PolicySpec, env: str, waypoints: int, hz: float) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fastloop.datasets import pickles
 from fastloop.datasets.errors import DatasetError
-from fastloop.datasets.predictions import check_heading, lidar_to_vehicle, read, write
+from fastloop.datasets.nuscenes.poses import lidar_to_vehicle
+from fastloop.datasets.predictions import check_heading, read, write
 from fastloop.datasets.waymo import submission
 
 

@@ -13,6 +13,7 @@ from fastloop.datasets.driving_log import DrivingLog
 from fastloop.datasets.errors import DatasetError, raise_fault
 from fastloop.datasets.logs import open as opening
 from fastloop.datasets.logs import scenarionet
+from fastloop.datasets.logs.scenarionet_writer import to_scenario
 from fastloop.extras import MissingExtraError
 
 # Files that a path of each format is known by, and the path to open beneath them.
@@ -94,6 +95,6 @@ def test_recordings_are_opened_and_written_as_scenarios(
         assert isinstance(log, DrivingLog)
         ego = log.ego or next(iter(log.tracks))
         file = tmp_path / "sd_a.pkl"
-        file.write_bytes(pickle.dumps(scenarionet.to_scenario(log, ego=ego)))
+        file.write_bytes(pickle.dumps(to_scenario(log, ego=ego)))
         (again,) = scenarionet.read(file)
         assert again == replace(log, ego=ego)

@@ -28,6 +28,7 @@ from fastloop.datasets.driving_log import (
 )
 from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.logs import scenarionet
+from fastloop.datasets.logs.scenarionet_writer import to_scenario
 
 STEPS = 4
 SIZES = {"length": 4.5, "width": 1.9, "height": 1.6}
@@ -130,7 +131,7 @@ def test_a_scenario_is_read(columns: bool, tmp_path: Path) -> None:
 
 def test_types_are_written_as_they_were(tmp_path: Path) -> None:
     scenario = make_scenario()
-    written = scenarionet.to_scenario(read_back(scenario, tmp_path))
+    written = to_scenario(read_back(scenario, tmp_path))
     for part in ("tracks", "map_features", "dynamic_map_states"):
         types = {key: value["type"] for key, value in scenario[part].items()}
         assert {key: value["type"] for key, value in written[part].items()} == types
@@ -236,7 +237,7 @@ def test_what_is_written_is_read_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, log: DrivingLog
 ) -> None:
     before = copy.deepcopy(log)
-    scenario = scenarionet.to_scenario(log)
+    scenario = to_scenario(log)
     assert read_back(scenario, tmp_path_factory.getbasetemp()) == log
     for track in scenario["tracks"].values():
         track["state"]["position"] += 1  # as MetaDrive does in place
@@ -247,16 +248,16 @@ def test_unnamed_defaults_of_a_log_survive(tmp_path: Path) -> None:
     log = read_back(make_scenario(), tmp_path)
     said = {"id": "scene-1", "coordinate": "metadrive", "fastloop": 1, "start_ns": 5, "sdc_id": "x"}
     log = replace(log, metadata=said)
-    assert read_back(scenarionet.to_scenario(log), tmp_path) == log
+    assert read_back(to_scenario(log), tmp_path) == log
 
 
 def test_a_log_without_ego_needs_one_named(tmp_path: Path) -> None:
     log = replace(read_back(make_scenario(), tmp_path), ego=None)
     with pytest.raises(DatasetError, match="ego, a, b, c"):
-        scenarionet.to_scenario(log)
+        to_scenario(log)
     with pytest.raises(DatasetError, match="'nobody'"):
-        scenarionet.to_scenario(log, ego="nobody")
-    again = read_back(scenarionet.to_scenario(log, ego="a"), tmp_path)
+        to_scenario(log, ego="nobody")
+    again = read_back(to_scenario(log, ego="a"), tmp_path)
     assert again == replace(log, ego="a")
 
 
@@ -269,7 +270,7 @@ def test_metadrive_finds_what_it_looks_up(tmp_path: Path) -> None:
         "light 8": Signal(("stop",) * 4, lane="1"),
     }
     log = replace(log, tracks={"ego": unknown}, signals=lights)
-    scenario = scenarionet.to_scenario(log)
+    scenario = to_scenario(log)
     state = scenario["tracks"]["ego"]["state"]
     assert (state["length"][log.tracks["ego"].valid] > 1).all()
     assert set(scenario["dynamic_map_states"]) == {"1", "light 8"}
@@ -284,7 +285,7 @@ def description() -> Any:
 
 def test_metadrive_accepts_what_is_written(tmp_path: Path, description: Any) -> None:
     log = read_back(make_scenario(), tmp_path)
-    scenario = scenarionet.to_scenario(log)
+    scenario = to_scenario(log)
     description.sanity_check(scenario, check_self_type=True, valid_check=True)
 
 
@@ -318,12 +319,12 @@ def test_all_mini_scenes_are_read_and_written(realdata: Path, tmp_path: Path) ->
         for feature, was in zip(log.map, raw["map_features"].values(), strict=True):
             points = np.asarray(was["polyline"])
             np.testing.assert_array_equal(feature.points[:, : points.shape[1]], points)
-    assert read_back(scenarionet.to_scenario(logs[0]), tmp_path) == logs[0]
+    assert read_back(to_scenario(logs[0]), tmp_path) == logs[0]
 
 
 def test_metadrive_accepts_the_mini_scenes(realdata: Path, description: Any) -> None:
     for log in scenarionet.read(realdata / "nuscenes_mini_scenarionet"):
-        description.sanity_check(scenarionet.to_scenario(log), True, True)
+        description.sanity_check(to_scenario(log), True, True)
 
 
 def test_folders_are_read_as_metadrive_reads_them(tmp_path: Path) -> None:
@@ -396,7 +397,7 @@ def test_a_scenario_of_nonsense_is_data_or_a_fault(
     holder[place] = value
     with contextlib.suppress(DatasetError):
         log = read_back(scenario[""], tmp_path_factory.getbasetemp())
-        assert read_back(scenarionet.to_scenario(log, ego="ego"), tmp_path_factory.getbasetemp())
+        assert read_back(to_scenario(log, ego="ego"), tmp_path_factory.getbasetemp())
 
 
 @settings(max_examples=25)

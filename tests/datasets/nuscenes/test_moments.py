@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fastloop.datasets.nuscenes.moments import ego_motion, to_lidar, to_vehicle
+from fastloop.datasets.nuscenes.moments import ego_motion
 from fastloop.datasets.nuscenes.scenes import NuScenes
 
 
@@ -64,9 +64,3 @@ def test_futures_and_histories_are_those_of_the_tables(both, devkit, lidar_origi
             turn = np.arctan2(poses[back][1, 0], poses[back][0, 0])
             assert motion.headings[k, row] == pytest.approx(turn, abs=1e-9)
         np.testing.assert_allclose(motion.states[k, -1, :2], 0, atol=1e-9)
-
-
-def test_axes_turn_and_turn_back():
-    right_and_ahead = np.array([[1.0, 10.0]])
-    np.testing.assert_array_equal(to_vehicle(right_and_ahead), [[10, -1]])
-    np.testing.assert_array_equal(to_lidar(to_vehicle(right_and_ahead)), right_and_ahead)

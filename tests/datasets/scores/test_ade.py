@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastloop.datasets.errors import DatasetError
-from fastloop.datasets.scores.ade import ade, cluster_means, top_rated
-from fastloop.datasets.scores.intervals import mean_interval
+from fastloop.datasets.scores.ade import ade, top_rated
 
 
 @given(st.integers(0, 2**32), st.sampled_from([3, 5]))
@@ -44,15 +43,6 @@ def test_the_first_of_equally_rated_is_the_reference():
     np.testing.assert_array_equal(top_rated(trajectories, [4, 9, 9]), trajectories[1])
 
 
-def test_clusters_count_alike():
-    values = [8.0, 6.0, 7.0, np.nan, 3.0, np.nan]
-    names = ["Cyclist", "Cyclist", "Cyclist", "Cyclist", "Cut_ins", "Pedestrian"]
-    mean, means = cluster_means(values, names)
-    assert (mean, means) == (5, {"Cut_ins": 3, "Cyclist": 7})
-    assert mean == mean_interval(values, clusters=names)[0]
-    assert np.isnan(cluster_means([], [])[0])
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -66,7 +56,6 @@ def test_clusters_count_alike():
         (lambda: top_rated([], []), "one or more"),
         (lambda: top_rated([np.zeros((1, 2))], [1, 2]), "a score each"),
         (lambda: top_rated([np.zeros((1, 2))], [np.nan]), "nan"),
-        (lambda: cluster_means([1, 2], ["a"]), "for 1 clusters"),
     ],
 )
 def test_what_is_wrong_is_named(call, message):

@@ -10,8 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastloop.accel.apply import accelerate
-from fastloop.accel.config import AccelConfig
 from fastloop.policies.base import Plan, Policy
 from fastloop.policies.driving.whole_plans import WholePlans, plan_action, plan_rate, waypoint_env
 from fastloop.policies.load import load_policy
@@ -193,23 +191,6 @@ def test_load_policy_wraps_where_plans_are_driven():
     check_specs(policy.spec, env)
     judge = waypoint_env(env)
     assert not isinstance(load_policy("constant_velocity", env=judge), WholePlans)
-
-
-def test_an_accelerator_reaches_the_planner():
-    class Denoiser(Planner):
-        loop, sampler = "plain", "ddim"
-
-        def with_loop(self, loop):
-            other = Denoiser(self.decide, self.spec.inputs)
-            other.loop = loop
-            return other
-
-    policy = WholePlans(Denoiser(lambda seen: torch.ones(20, 2), {}), road())
-    assert accelerate(policy, AccelConfig("none")) is policy
-    other = policy.with_loop("fast")
-    assert (policy.loop, other.loop, other.policy.loop) == ("plain", "fast", "fast")
-    assert other.sampler == "ddim"
-    assert other.spec == policy.spec
 
 
 # --- the whole chain: observer, planner, session, tracker and bicycle ---
