@@ -386,6 +386,24 @@ def test_acceleration_can_be_turned_off_from_outside(trained, tmp_path, monkeypa
     assert [path.parent.name for path in tmp_path.glob("*/episodes.jsonl")] == ["plain"]
 
 
+def test_what_a_simulator_leaves_out_is_told_and_fails_unless_allowed(
+    trained, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(PointMass, "left_out", ["scene 7 has no map"])
+    monkeypatch.setattr(PointMass, "notes", ["scene 8 is parked"])
+    assert evaluate(trained, tmp_path, *QUICK) == 1
+    told = capfd.readouterr().out
+    assert "scene 7 has no map" in told
+    assert "scene 8 is parked" in told
+    assert evaluate(trained, tmp_path, *QUICK, "allow_partial=true") == 0
+
+
+def test_no_episode_counts_twice(trained, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(PointMass, "distinct_seeds", 1)
+    assert evaluate(trained, tmp_path, *QUICK, "episodes=2") == 2
+    assert "1 different episodes, and 2 are asked for: say episodes=1" in capfd.readouterr().err
+
+
 def test_info_says_what_a_policy_holds_and_converts_it(trained, tmp_path, capfd):
     checkpoint = trained / "policy"
     out = tmp_path / "converted"
