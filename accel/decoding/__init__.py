@@ -1,0 +1,1 @@
+"""Tokens decided sooner: block denoising, speculation over a scaffold, and forked prefixes."""

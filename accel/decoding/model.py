@@ -1,0 +1,95 @@
+"""What the decoding engine asks of a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import torch
+
+from fastloop.accel.decoding.context import Context
+from fastloop.accel.decoding.kv import KVCache
+
+__all__ = ["LanguageModel", "ModelSpec", "Regime"]
+
+
+class Regime(StrEnum):
+    """What attends to what, as the checkpoint was trained.
+
+    - ``full``: everything sees everything, so nothing may be kept (LLaDA, Dream);
+    - ``prefix_lm``: the prompt sees itself, the answer sees all (LaViDa);
+    - ``block_causal``: a block sees itself and all blocks before it, and its keys and values are
+      kept from such a pass (Fast-dLLM v2, SDAR, DiffusionVL);
+    - ``causal_context``: a block that is being denoised sees itself and all before it; what is
+      finished is causal, token by token, and is kept from a causal pass (Fast-dVLM, Fast-dDrive);
+    - ``causal``: autoregressive.
+    """
+
+    FULL = "full"
+    PREFIX_LM = "prefix_lm"
+    BLOCK_CAUSAL = "block_causal"
+    CAUSAL_CONTEXT = "causal_context"
+    CAUSAL = "causal"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Facts of a checkpoint that decide what may be done with it.
+
+    Attributes:
+        regime: what attends to what.
+        vocab: V, rows of the logits.
+        mask_id: the token that stands for "not yet written"; never written itself.
+        stop_id: ends an answer; None where nothing does.
+        null_id: fills the rest of a field; None where nothing does.
+        logit_shift: 1 where the logits of position p - 1 speak of position p, else 0.
+        block_size: of a block as trained.
+        digest: of the checkpoint.
+    """
+
+    regime: Regime
+    vocab: int
+    mask_id: int
+    stop_id: int | None = None
+    null_id: int | None = None
+    logit_shift: int = 1
+    block_size: int = 32
+    digest: str = ""
+
+
+class LanguageModel(Protocol):
+    """A language model with keys and values that are kept, one class a family of checkpoints."""
+
+    spec: ModelSpec
+
+    def prefill(self, prompts: Sequence[Any], *, room: int) -> Context:
+        """Read one prompt for each of B rows, once.
+
+        Args:
+            prompts: B of what the model's own preparation makes (token ids, pictures, positions),
+                of one length after preparation.
+            room: slots for tokens that will follow.
+        """
+        ...
+
+    def forward(
+        self, ids: torch.Tensor, *, positions: torch.Tensor, mask: torch.Tensor, kv: KVCache
+    ) -> torch.Tensor:
+        """One pass over new tokens; their keys and values are appended to `kv`.
+
+        Whoever does not want to keep them calls ``kv.crop``.
+
+        Args:
+            ids: (B, Q) int64.
+            positions: (B, Q) int64, counted from the start of the prompt, its pictures as many
+                tokens as they take up; the model turns them into what its rotary embedding wants.
+            mask: (B or 1, Q, kv.length + Q) bool, True where a query may look.
+            kv: of these B rows, appended in place.
+
+        Returns:
+            logits (B, Q, V), float32 or wider, where they lie (`ModelSpec.logit_shift` not
+            applied).
+        """
+        ...
