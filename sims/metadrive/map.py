@@ -19,12 +19,13 @@ __all__ = ["MetaDriveMap"]
 
 MAPS = 2**16
 SPACING_M = 2.0
+CHANGE_M = 40.0  # in which a lane is changed
 
 
 class MetaDriveMap(MetaDriveSim):
     """Roads of several blocks (curves, ramps, crossings, roundabouts ...) in MetaDrive's
     MetaDriveEnv; the vehicle starts on a lane of the first, at rest, and goes to the end of the
-    last along the middle lanes. The map of a seed is number ``seed % 65536``.
+    last, from the middle lane of the first road on along lanes that go on. The map of a seed is number ``seed % 65536``.
 
     Args:
         blocks: how many, or their letters in order, such as ``SCO`` (of MetaDrive: S straight, C
@@ -115,23 +116,46 @@ def _surroundings(env: Any) -> Surroundings:
     def lines(*kinds: str) -> tuple[NDArray[np.float64], ...]:
         return tuple(_flat(f["polyline"]) for f in features.values() if f["type"] in kinds)
 
-    nodes, graph = env.agent.navigation.checkpoints, env.current_map.road_network.graph
-    way = []
-    for start, end in pairwise(nodes):
-        road = graph[start][end]
-        lane = road[len(road) // 2]
-        stations = np.linspace(0, lane.length, 1 + max(1, round(lane.length / SPACING_M)))
-        way.append([lane.position(station, 0) for station in stations])
-    route = _flat(np.concatenate(way))
-    kept = np.append(True, np.hypot(*np.diff(route, axis=0).T) > 0.1)
+    route = _route(env)
     return Surroundings(
         drivable=tuple(_flat(lane["polygon"]) for lane in lanes.values()),
         lanes={key: _flat(lane["polyline"]) for key, lane in lanes.items()},
         lines=lines("ROAD_LINE_BROKEN_SINGLE_WHITE", "ROAD_LINE_SOLID_SINGLE_YELLOW"),
         edges=lines("ROAD_LINE_SOLID_SINGLE_WHITE"),
         crossings=(),
-        route=route[kept],
+        route=route,
     )
+
+
+def _route(env: Any) -> NDArray[np.float64]:
+    """The way (N, 2) to the end: along the middle lane of the first road, and of every other road
+    along the lane that goes on from there; to one beside it in good time."""
+    nodes, graph = env.agent.navigation.checkpoints, env.current_map.road_network.graph
+    route = np.zeros((0, 2))
+    for start, end in pairwise(nodes):
+        lines = [_center(lane) for lane in graph[start][end]]
+        if not len(route):
+            route = lines[len(lines) // 2]
+            continue
+        line = min(lines, key=lambda line: float(np.hypot(*(line[0] - route[-1]))))
+        route = np.concatenate([_led_to(line[0], route), line])
+    kept = np.append(True, np.hypot(*np.diff(route, axis=0).T) > 0.1)
+    return route[kept]
+
+
+def _center(lane: Any) -> NDArray[np.float64]:
+    stations = np.linspace(0, lane.length, 1 + max(1, round(lane.length / SPACING_M)))
+    return _flat([lane.position(station, 0) for station in stations])
+
+
+def _led_to(point: NDArray[np.float64], way: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A way (N, 2) whose last `CHANGE_M` lead over to `point`, beside its end."""
+    steps = np.hypot(*np.diff(way, axis=0).T)
+    to_end = np.append(np.cumsum(steps[::-1])[::-1], 0.0)
+    share = np.clip(1 - to_end / CHANGE_M, 0, 1)
+    eased = share**2 * (3 - 2 * share)
+    led: NDArray[np.float64] = way + eased[:, None] * (point - way[-1])
+    return led
 
 
 def _flat(points: Any) -> NDArray[np.float64]:
