@@ -23,15 +23,22 @@ class Context:
         visible: (B, kv.length) bool, which slots hold tokens of the row.
         position: (B,) int64, that of the next token.
         logits: (B, V) of the last token read, which speak of the next one.
+        prompt: (B, P) int64, read again in each pass by a model whose regime lets nothing be kept
+            (`kv` is empty then); None for all others.
     """
 
     kv: KVCache
     visible: torch.Tensor
     position: torch.Tensor
     logits: torch.Tensor
+    prompt: torch.Tensor | None = None
 
     def fork(self, rows: int) -> Context:
-        """`rows` branches of a single row; the row itself stays as it is."""
+        """`rows` branches of a single row; the row itself stays as it is.
+
+        Raises:
+            ValueError: when there is more than one row, or nothing is kept.
+        """
         return Context(
             self.kv.fork(rows),
             self.visible.expand(rows, -1).clone(),
