@@ -15,14 +15,22 @@ from fastloop.accel.apply import AcceleratedLoop, accelerate, remove
 from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.config import BenchConfig, EvalConfig
 from fastloop.policies.base import Policy
-from fastloop.policies.diffusion.policy import DiffusionPolicy
+from fastloop.policies.driving.whole_plans import planner_of
 from fastloop.policies.history import History
 from fastloop.policies.prepare import prepare
 from fastloop.policies.rng import Rng
 from fastloop.setup import Setup, calibration_data
 from fastloop.sims.summary import PlanMask
 
-__all__ = ["arm_digest", "loop_threads", "make_arms", "plan_mask", "policy_digest", "time_plans"]
+__all__ = [
+    "arm_digest",
+    "loop_threads",
+    "make_arms",
+    "plan_mask",
+    "policy_digest",
+    "time_arms",
+    "time_plans",
+]
 
 
 def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Policy]:
@@ -36,9 +44,9 @@ def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Polic
         ValueError: an accelerator for a policy that has nothing to accelerate.
     """
     accel = config.accel
-    if accel.kind == "none" and not isinstance(setup.policy, DiffusionPolicy):
+    if accel.kind == "none" and not setup.denoises:
         return {Path(config.policy.checkpoint).stem: setup.policy}
-    arms: dict[str, Policy] = {"plain": remove(setup.denoiser)}
+    arms = {"plain": setup.driving(remove(setup.denoiser))}
     if accel.kind == "none":
         return arms
     kept = folder / "plan.json"
@@ -54,13 +62,14 @@ def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Polic
         fast.loop.fast.report().check_engaged()
         plan = fast.loop.fast.plan
         plan.save(kept)
-        arms[accel.kind] = fast
+        arms[accel.kind] = setup.driving(fast)
     return arms
 
 
 def policy_digest(policy: Policy) -> str:
     """What identifies the weights, or the rule of a policy without any."""
-    return str(getattr(policy, "digest", type(policy).__name__))
+    planner = planner_of(policy)
+    return str(getattr(planner, "digest", type(planner).__name__))
 
 
 def arm_digest(policy: Policy) -> str:
@@ -79,9 +88,8 @@ def plan_mask(policy: Policy) -> PlanMask | None:
 
 
 def _cache_plan(policy: Policy) -> CachePlan | None:
-    if isinstance(policy, DiffusionPolicy) and isinstance(policy.loop, AcceleratedLoop):
-        return policy.loop.fast.plan
-    return None
+    loop = getattr(planner_of(policy), "loop", None)
+    return loop.fast.plan if isinstance(loop, AcceleratedLoop) else None
 
 
 def time_plans(
@@ -104,6 +112,38 @@ def time_plans(
             timed[name].append(1e3 * (perf_counter() - started))
         if progress is not None:
             progress(turn)
+    return timed
+
+
+def time_arms(
+    config: EvalConfig, setup: Setup, arms: Mapping[str, Policy], folder: Path
+) -> dict[str, list[float]]:
+    """`time_plans` of one robot; where the clock replays it, what is kept in `folder` of it, so
+    that a run which is continued goes on in the same world.
+
+    Raises:
+        ValueError: what is kept is damaged, or of other arms.
+    """
+    kept, replayed = folder / "latencies.json", config.clock.kind == "measured"
+    if replayed and kept.exists():
+        return _kept_latencies(kept, arms)
+    history = setup.observations(1, config.first_seed)
+    timed = time_plans(arms, history, config.timed_plans)
+    if replayed:
+        fresh = kept.with_suffix(".new")
+        fresh.write_text(json.dumps(timed))
+        fresh.replace(kept)
+    return timed
+
+
+def _kept_latencies(path: Path, arms: Mapping[str, Policy]) -> dict[str, list[float]]:
+    try:
+        timed = {name: [float(ms) for ms in json.loads(path.read_text())[name]] for name in arms}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not hold the latencies of {' and '.join(arms)} ({error!r}); choose "
+            "another run_dir"
+        ) from error
     return timed
 
 

@@ -69,12 +69,16 @@ class ClockConfig:
     """What the world does while a plan is made.
 
     Attributes:
-        kind: `frozen` (it waits), `replay` (a latency trace in virtual time) or `wall` (measured).
+        kind: `frozen` (it waits), `replay` (a latency trace in virtual time), `measured` (each
+            policy's own latencies as this run times them, replayed) or `wall` (as late as each plan
+            really is).
         latency_ms: the trace that `replay` repeats.
+        scale: of the latencies; 5 drives as on a computer that is five times slower than this one.
     """
 
     kind: str = "frozen"
     latency_ms: list[float] = field(default_factory=list)
+    scale: float = 1.0
 
 
 @dataclass

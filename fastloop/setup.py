@@ -12,6 +12,7 @@ from fastloop.accel.config import AccelConfig
 from fastloop.config import PolicyConfig, SamplerOverrides
 from fastloop.policies.base import Policy
 from fastloop.policies.diffusion.policy import DiffusionPolicy
+from fastloop.policies.driving.whole_plans import WholePlans, planner_of
 from fastloop.policies.history import History
 from fastloop.policies.load import load_policy
 from fastloop.policies.prepare import Preparation, prepare
@@ -21,7 +22,7 @@ from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
 from fastloop.sims.observations import visited_observations
 
-__all__ = ["Setup", "calibration_data", "load", "set_up"]
+__all__ = ["Setup", "calibration_data", "denoiser_of", "load", "set_up"]
 
 
 @dataclass(frozen=True)
@@ -41,27 +42,45 @@ class Setup:
     preparation: Preparation
 
     @property
-    def denoiser(self) -> DiffusionPolicy:
-        """The policy, where it has a denoising loop.
+    def denoises(self) -> bool:
+        """Whether there is a denoising loop, which could be accelerated."""
+        return isinstance(planner_of(self.policy), DiffusionPolicy)
 
-        Raises:
-            ValueError: it has none, so there is nothing to accelerate.
-        """
-        if not isinstance(self.policy, DiffusionPolicy):
-            raise ValueError(
-                f"{getattr(self.policy, 'name', type(self.policy).__name__)} decides in one pass: "
-                "it has no denoising loop, so there is nothing to accelerate; say accel=none"
-            )
-        return self.policy
+    @property
+    def denoiser(self) -> DiffusionPolicy:
+        """What denoises inside the policy; raises as `denoiser_of`."""
+        return denoiser_of(self.policy)
+
+    def driving(self, denoiser: DiffusionPolicy) -> Policy:
+        """`denoiser` as it drives the simulator: in the form in which `policy` does."""
+        return (
+            self.policy.with_policy(denoiser) if isinstance(self.policy, WholePlans) else denoiser
+        )
 
     def observations(self, count: int, first_seed: int) -> History:
         """What the policy sees in `count` episodes; the first one is an episode's first."""
         policy, seeds = self.policy, range(first_seed, first_seed + count)
-        if isinstance(policy, DiffusionPolicy) and isinstance(policy.loop, AcceleratedLoop):
+        if self.denoises and isinstance(self.denoiser.loop, AcceleratedLoop):
             # Near enough to where the policy goes.
-            steps = len(policy.sampler.timesteps)
-            policy = accelerate(policy, AccelConfig("uniform", budget=min(10, steps)))
+            steps = len(self.denoiser.sampler.timesteps)
+            quick = accelerate(self.denoiser, AccelConfig("uniform", budget=min(10, steps)))
+            policy = self.driving(quick)
         return visited_observations(self.sim, policy, seeds)
+
+
+def denoiser_of(policy: Policy) -> DiffusionPolicy:
+    """The diffusion policy that decides inside `policy`.
+
+    Raises:
+        ValueError: it has no denoising loop, so there is nothing to accelerate.
+    """
+    planner = planner_of(policy)
+    if not isinstance(planner, DiffusionPolicy):
+        raise ValueError(
+            f"{getattr(planner, 'name', type(planner).__name__)} decides in one pass: it has no "
+            "denoising loop, so there is nothing to accelerate; say accel=none"
+        )
+    return planner
 
 
 def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:

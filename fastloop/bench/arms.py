@@ -21,7 +21,7 @@ from fastloop.bench.chunks import Chunks
 from fastloop.config import ArmConfig, BenchConfig
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.run_folder import config_digest
-from fastloop.setup import Setup, load
+from fastloop.setup import Setup, denoiser_of, load
 
 __all__ = ["PUBLISHED", "BenchArm", "make_arm", "published_arm"]
 
@@ -88,7 +88,7 @@ def make_arm(
     changes = {k: v for k, v in dataclasses.asdict(wanted.sampler).items() if v is not None}
     if changes:
         sampler = dataclasses.replace(config.policy.sampler, **changes)
-        policy = remove(load(config.policy, setup.sim.env_spec, sampler))
+        policy = remove(denoiser_of(load(config.policy, setup.sim.env_spec, sampler)))
     decided_on = f"{policy.digest[:8]}-{config_digest(wanted)}-{config.calibration_observations}"
     kept = folder / "plans" / f"{name}-{decided_on}-{config.seed}.json"
     try:

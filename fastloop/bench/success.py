@@ -101,7 +101,7 @@ def _run(
             advance(progress.done, f"success {progress.successes / max(progress.done, 1):.0%}")
 
         return run_closed_loop(
-            arm.policy,
+            setup.driving(arm.policy),
             {items[0].task: setup.sim_config},
             items,
             run_dir=folder / "episodes" / arm.name,

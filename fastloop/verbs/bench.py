@@ -47,7 +47,7 @@ def run(config: BenchConfig) -> int:
     tested = [arm for arm in green if arm is arms[0] or arm.name in config.success_arms]
     success: Success | None = None
     if config.episodes and len(tested) > 1:
-        loop_threads(config, setup.denoiser, folder)
+        loop_threads(config, setup.policy, folder)
         success = compare_success(config, setup, tested, folder, console)
         for name, comparison in success.comparisons.items():
             found[name] = dataclasses.replace(found[name], comparison=comparison)
@@ -123,7 +123,7 @@ def _time(
 ) -> None:
     """Whole plans in turns, and then where their time goes."""
     history = setup.observations(config.batch, HELD_OUT)
-    policies = {arm.name: arm.policy for arm in arms}
+    policies = {arm.name: setup.driving(arm.policy) for arm in arms}
     with console.status("timing plans in turns"):
         timed = {name: ms[1:] for name, ms in time_plans(policies, history, config.repeats).items()}
     published = timed[arms[0].name]

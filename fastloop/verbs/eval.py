@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -15,16 +16,17 @@ from fastloop.arms import (
     make_arms,
     plan_mask,
     policy_digest,
-    time_plans,
+    time_arms,
 )  # fmt: skip
-from fastloop.config import ClockConfig, EvalConfig
+from fastloop.clocks import check_clock, describe_clock, make_clock, replayed_ms
+from fastloop.config import EvalConfig
 from fastloop.policies.base import Policy
 from fastloop.policies.chunks import Chunking, RecedingHorizon, TemporalEnsemble
 from fastloop.progress import bar
 from fastloop.run_folder import config_digest, config_yaml, make_run_dir, provenance
 from fastloop.setup import set_up
 from fastloop.sims.base import Sim
-from fastloop.sims.clock import Clock, Frozen, Replay, Wall
+from fastloop.sims.clock import Clock
 from fastloop.sims.config import SimConfig
 from fastloop.sims.findings import analyze
 from fastloop.sims.report import write_report
@@ -51,14 +53,15 @@ def run(config: EvalConfig) -> int:
         0, or 1 when episodes are missing, or 130 after Ctrl-C.
     """
     console = Console()
-    clock, running = _clock(config.clock), _run_config(config)
+    _check_clock(config)
+    running = _run_config(config)
     setup = set_up(config.policy, config.sim)
     _check_seeds(config, setup.sim)
     chunking = _chunking(config.chunking, setup.policy)
     folder = make_run_dir("eval", config.run_dir)
     with console.status("calibrating and timing"):
         arms = make_arms(config, setup, folder)
-        timed = time_plans(arms, setup.observations(1, config.first_seed), config.timed_plans)
+        timed = time_arms(config, setup, arms, folder)
         threads = loop_threads(config, setup.policy, folder)
     env, left_out, notes = setup.sim.env_spec, list(setup.sim.left_out), list(setup.sim.notes)
     setup.sim.close()
@@ -66,6 +69,7 @@ def run(config: EvalConfig) -> int:
     items = [WorkItem(env.name, seed) for seed in seeds]
     results: dict[str, RunResult] = {}
     for name, policy in arms.items():
+        clock = make_clock(config.clock, timed[name])
         results[name] = _run_arm(
             name, policy, setup.sim_config, items, config, running, folder, clock, chunking, console
         )
@@ -75,6 +79,12 @@ def run(config: EvalConfig) -> int:
         "checkpoint": config.policy.checkpoint,
         "checkpoint_digest": policy_digest(setup.policy),
         "success": env.success,
+        "clock": describe_clock(config.clock, timed, env.control_hz),
+        "late_ms_p50": {
+            n: round(median(late), 2)
+            for n in results
+            if (late := replayed_ms(config.clock, timed[n]))
+        },
         "left_out": left_out,
         "notes": notes,
         "threads_for_one_robot": setup.preparation.threads,
@@ -104,6 +114,15 @@ def _check_seeds(config: EvalConfig, sim: Sim) -> None:
         raise ValueError(
             f"{sim.env_spec.name} has {sim.distinct_seeds} different episodes, and "
             f"{config.episodes} are asked for: say episodes={sim.distinct_seeds} or fewer"
+        )
+
+
+def _check_clock(config: EvalConfig) -> None:
+    check_clock(config.clock)
+    if config.clock.kind == "measured" and config.timed_plans < 1:
+        raise ValueError(
+            "clock.kind=measured replays the plans that are timed, and timed_plans is "
+            f"{config.timed_plans}; say timed_plans=30"
         )
 
 
@@ -141,13 +160,20 @@ def _run_arm(
             {items[0].task: sim} if items else {},
             items,
             run_dir=folder / name,
-            digest=f"{config_digest(config, without=NEUTRAL)}/{name}/{arm_digest(policy)}",
+            digest=f"{_world_digest(config, clock)}/{name}/{arm_digest(policy)}",
             config=running,
             clock=clock,
             chunking=chunking,
             arm=name,
             progress=show,
         )
+
+
+def _world_digest(config: EvalConfig, clock: Clock) -> str:
+    """Of what decides an episode beside the policy."""
+    told = config_digest(config, without=NEUTRAL)
+    # The configuration does not say what was measured.
+    return f"{told}-{config_digest(clock)}" if config.clock.kind == "measured" else told
 
 
 def _summary(
@@ -181,16 +207,6 @@ def _summary(
         provenance=provenance(**facts),
         config=config_yaml(config),
     )
-
-
-def _clock(config: ClockConfig) -> Clock:
-    if config.kind == "frozen":
-        return Frozen()
-    if config.kind == "wall":
-        return Wall()
-    if config.kind != "replay":
-        raise ValueError(f"unknown clock {config.kind!r}; have: frozen, replay, wall")
-    return Replay([1e-3 * value for value in config.latency_ms])
 
 
 def _chunking(name: str, policy: Policy) -> Chunking:

@@ -12,7 +12,7 @@ from fastloop.policies.history import History
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import ActionSpec, EnvSpec, PolicySpec, SpecMismatchError
 
-__all__ = ["WholePlans", "plan_action", "plan_rate", "waypoint_env"]
+__all__ = ["WholePlans", "plan_action", "plan_rate", "planner_of", "waypoint_env"]
 
 FARTHEST = 1000.0  # m, of a waypoint
 
@@ -89,6 +89,7 @@ class WholePlans:
         waypoints, hz = plan_rate(env.action)
         _check(policy.spec, env.name, waypoints, hz)
         self.policy = policy
+        self.env = env
         self.waypoints = waypoints
         if n_action_steps is None:
             n_action_steps = max(1, int(policy.spec.n_action_steps / hz * env.control_hz + 1e-9))
@@ -123,6 +124,15 @@ class WholePlans:
     def digest(self) -> str:
         """Of the planner."""
         return str(getattr(self.policy, "digest", ""))
+
+    def with_policy(self, policy: Policy) -> WholePlans:
+        """Another planner in this one's place, planning as often."""
+        return WholePlans(policy, self.env, n_action_steps=self.spec.n_action_steps)
+
+
+def planner_of(policy: Policy) -> Policy:
+    """What decides inside `policy`: the planner of `WholePlans`, any other policy itself."""
+    return policy.policy if isinstance(policy, WholePlans) else policy
 
 
 def _check(ours: PolicySpec, env: str, waypoints: int, hz: float) -> None:

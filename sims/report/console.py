@@ -43,6 +43,8 @@ def print_report(summary: RunSummary, console: Console) -> None:
         console.print(
             text_table("Latency of a plan", LATENCY_HEAD, map(latency_row, findings.arms))
         )
+    if clock := summary.provenance.get("clock"):
+        console.print(Text(clock))
     for comparison in findings.comparisons:
         console.print(Text(comparison.sentence(), style=COLORS[comparison.verdict]))
     style = "" if findings.coverage.complete else "bold red"

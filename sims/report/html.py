@@ -93,6 +93,7 @@ def _header(summary: RunSummary) -> Html:
         element("p", about, class_="eyebrow"),
         element("h1", _headline(summary)),
         *(element("p", comparison.sentence()) for comparison in findings.comparisons),
+        *(element("p", told) for told in [summary.provenance.get("clock")] if told),
         element("div", *(_tile(*tile) for tile in tiles), class_="tiles"),
     )
 
