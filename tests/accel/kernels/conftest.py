@@ -17,7 +17,7 @@ with pytest.MonkeyPatch.context() as environment:
     if DEVICE == "cpu":
         environment.setenv("TRITON_INTERPRET", "1")
     importlib.import_module("fastloop.accel.kernels.language")
-    for kernel in ("attention", "ffn", "reused_run"):
+    for kernel in ("attention", "ffn", "reused_run", "shared_prefix"):
         importlib.import_module(f"fastloop.accel.kernels.{kernel}.triton_kernels")
 
 
