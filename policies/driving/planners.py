@@ -11,26 +11,29 @@ from fastloop.policies.base import Policy
 from fastloop.policies.driving.ad_mlp import ADMLP
 from fastloop.policies.driving.baselines import BASELINES, Baseline
 from fastloop.policies.driving.idm import IDM
+from fastloop.policies.driving.metadrive_expert import MetaDriveExpert
 from fastloop.policies.spec import EnvSpec
 
 __all__ = ["PLANNERS", "describe_planner", "is_planner", "make_planner"]
 
-PLANNERS = (*BASELINES, "idm")
+EXPERT = MetaDriveExpert.name
+PLANNERS = (*BASELINES, "idm", EXPERT)
 
 
 def is_planner(checkpoint: str | Path) -> bool:
-    """Whether this names a planner: one of `PLANNERS`, or weights of one (``.pth``).
+    """Whether this names a planner: one of `PLANNERS`, or weights of one (``.pth``, ``.npz``).
 
     A planner decides in one pass, so it has no denoising loop that could be accelerated.
     """
     path = Path(checkpoint)
-    return path.suffix == ".pth" or (str(checkpoint) in PLANNERS and not path.exists())
+    return path.suffix in (".pth", ".npz") or (str(checkpoint) in PLANNERS and not path.exists())
 
 
 def make_planner(
     checkpoint: str | Path, *, env: EnvSpec | None = None, n_action_steps: int | None = None
 ) -> Policy:
-    """The planner of that name, or AD-MLP with the weights of that file.
+    """The planner of that name, or with the weights of that file: AD-MLP's ``.pth``, or the
+    ``.npz`` of MetaDrive's expert.
 
     Args:
         checkpoint: what `is_planner` says yes to.
@@ -38,13 +41,14 @@ def make_planner(
         n_action_steps: waypoints followed before planning again; 1 where it is None.
 
     Raises:
-        CheckpointError: when the file holds anything but AD-MLP.
+        CheckpointError: when the file holds anything else.
+        MissingExtraError: for MetaDrive's expert by name, without MetaDrive.
         SpecMismatchError: when `env` is not to be planned for.
         ValueError: for a baseline without `env`.
     """
-    planner: Baseline | IDM | ADMLP
-    if str(checkpoint) not in PLANNERS:
-        planner = ADMLP.load(checkpoint)
+    planner: Baseline | IDM | ADMLP | MetaDriveExpert
+    if _has_weights(checkpoint):
+        planner = _load(checkpoint, env)
     elif env is None:
         raise ValueError(
             f"{checkpoint} plans the waypoints that an environment asks for: give env=, the "
@@ -65,22 +69,21 @@ def describe_planner(checkpoint: str | Path, *, keys: bool = False) -> dict[str,
         keys: also list every tensor with its shape.
 
     Raises:
-        CheckpointError: when the file holds anything but AD-MLP.
+        CheckpointError: when the file holds anything but AD-MLP or MetaDrive's expert.
+        MissingExtraError: for MetaDrive's expert by name, without MetaDrive.
     """
-    if str(checkpoint) in PLANNERS:
-        text = inspect.getdoc(BASELINES.get(str(checkpoint), IDM)) or ""
-        text = text.split("\n\n")[0]
+    if not _has_weights(checkpoint):
         return {
             "kind": "planner",
-            "plans": " ".join(text.split()),
+            "plans": _first_words(BASELINES.get(str(checkpoint), IDM)),
             "network": None,
             "parameters": 0,
             "horizon": "what the environment asks for",
         }
-    planner = ADMLP.load(checkpoint)
+    planner = _load(checkpoint)
     described = {
         "kind": "planner",
-        "plans": " ".join((inspect.getdoc(ADMLP) or "").split("\n\n")[0].split()),
+        "plans": _first_words(type(planner)),
         "digest": planner.digest,
         "network": "mlp",
         "parameters": sum(weight.numel() for weight in planner.parameters()),
@@ -94,3 +97,17 @@ def describe_planner(checkpoint: str | Path, *, keys: bool = False) -> dict[str,
     if keys:
         described["keys"] = {k: list(v.shape) for k, v in planner.state_dict().items()}
     return described
+
+
+def _has_weights(checkpoint: str | Path) -> bool:
+    return str(checkpoint) == EXPERT or str(checkpoint) not in PLANNERS
+
+
+def _load(checkpoint: str | Path, env: EnvSpec | None = None) -> ADMLP | MetaDriveExpert:
+    if Path(checkpoint).suffix == ".pth":
+        return ADMLP.load(checkpoint)
+    return MetaDriveExpert.load(None if str(checkpoint) == EXPERT else checkpoint, env=env)
+
+
+def _first_words(planner: object) -> str:
+    return " ".join((inspect.getdoc(planner) or "").split("\n\n")[0].split())

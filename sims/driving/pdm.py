@@ -109,7 +109,13 @@ def carried_on(moment: Moment, seconds: float = HORIZON_S) -> tuple[Moment, ...]
 
 
 def driven(
-    plan: ArrayLike, ego: Body, *, hz: float, steps: int, bicycle: Bicycle | None = None
+    plan: ArrayLike,
+    ego: Body,
+    *,
+    hz: float,
+    steps: int,
+    bicycle: Bicycle | None = None,
+    rear_axle: float | None = None,
 ) -> tuple[Body, ...]:
     """The vehicle following its plan, at 10 Hz.
 
@@ -120,12 +126,13 @@ def driven(
         hz: of the plan.
         steps: how many to take.
         bicycle: how it moves; `Bicycle()` by default.
+        rear_axle: m from the middle of its box back to it; by default estimated from its length.
 
     Returns:
         steps + 1 bodies, `ego` first.
     """
     bicycle = Bicycle() if bicycle is None else bicycle
-    rear_axle = REAR_AXLE * ego.length
+    rear_axle = REAR_AXLE * ego.length if rear_axle is None else rear_axle
     tracker = Tracker(
         bicycle.wheelbase, bicycle.max_steer, bicycle.max_accel, bicycle.max_brake, STEP_S,
         rear_axle,
@@ -149,7 +156,9 @@ def score_plan(
     surroundings: Surroundings,
     future: Sequence[Moment],
     past: Sequence[Body] = (),
+    expected_m: float | None = None,
     bicycle: Bicycle | None = None,
+    rear_axle: float | None = None,
 ) -> PlanScore:
     """Score a plan over 4 s, or over its own length where it is shorter.
 
@@ -159,7 +168,10 @@ def score_plan(
         surroundings: with the route.
         future: what was recorded, at 10 Hz, the present first, at least as long.
         past: the vehicle before the present, at 10 Hz.
-        bicycle: how the vehicle moves.
+        expected_m: progress that the recorded driver made meanwhile; by default from where the
+            vehicle is to where the driver of `future` comes, which is the same where both begin
+            in one place.
+        bicycle, rear_axle: as for `driven`.
 
     Raises:
         ValueError: for a future that ends too soon, and as `score` does.
@@ -171,7 +183,9 @@ def score_plan(
             "present: take a plan that is made earlier, or carried_on(moment)"
         )
     future = future[: steps + 1]
-    bodies = driven(plan, future[0].ego, hz=hz, steps=steps, bicycle=bicycle)
+    bodies = driven(
+        plan, future[0].ego, hz=hz, steps=steps, bicycle=bicycle, rear_axle=rear_axle
+    )
     moments = (replace(moment, ego=ego) for moment, ego in zip(future, bodies, strict=True))
     drive = Drive(surroundings, tuple(moments))
     ego, traffic = ego_of(drive), traffic_of(drive)
@@ -189,10 +203,9 @@ def score_plan(
         return max(float(places[-1] - places[0]), 0.0)
 
     progress = came(ego)
-    best = max(
-        came(Motion.of([moment.ego for moment in future])),
-        progress * no_collision * drivable * direction,
-    )
+    if expected_m is None:
+        expected_m = came(Motion.of([moment.ego for moment in future]))
+    best = max(expected_m, progress * no_collision * drivable * direction)
     return PlanScore(
         no_at_fault_collisions=no_collision,
         drivable_area=drivable,

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from fastloop.datasets.driving_log import DrivingLog
 from fastloop.datasets.logs.scenarionet_writer import to_scenario
 from fastloop.sims.driving.camera import SMALL_SIZE
-from fastloop.sims.driving.scene import Body
-from fastloop.sims.driving.world import body_of
+from fastloop.sims.driving.progress import along_route
+from fastloop.sims.driving.scene import Body, Moment
+from fastloop.sims.driving.world import body_of, moment_of
 from fastloop.sims.metadrive.engine import Engine, bare, metadrive
+from fastloop.sims.metadrive.plan_scores import Future
 from fastloop.sims.metadrive.scenes import ParkedError, read_scenes
 from fastloop.sims.metadrive.sim import MetaDriveSim
 from fastloop.sims.metadrive.vehicle import ARGUMENTS, TICK_S, Control, Driver
@@ -44,7 +46,9 @@ class MetaDriveLog(MetaDriveSim):
             vehicles that are behind the vehicle when they appear, and move, follow their recorded
             way by MetaDrive's IDM, the others are replayed.
         control, plan_hz, plan_steps: see `Driver`.
-        end_on_crash, cameras, image_size: see `MetaDriveSim`.
+        end_on_crash, cameras, image_size, score_plans: see `MetaDriveSim`; plans are scored against
+            what was recorded, as far as the record goes, and in reactive traffic, which leaves it,
+            against all keeping their velocities.
         min_distance: m that the recorder must have moved; else the scene is parked, and left out.
         max_steps: ticks after which an episode times out; None is 10 s after the longest record.
 
@@ -67,6 +71,7 @@ class MetaDriveLog(MetaDriveSim):
         end_on_crash: bool = True,
         cameras: Sequence[str] = (),
         image_size: tuple[int, int] = SMALL_SIZE,
+        score_plans: bool = False,
         min_distance: float = 10.0,
         max_steps: int | None = None,
     ) -> None:
@@ -87,8 +92,10 @@ class MetaDriveLog(MetaDriveSim):
             end_on_crash=end_on_crash,
             cameras=cameras,
             image_size=image_size,
+            score_plans=score_plans,
         )
-        self.engine = Engine(lambda: _make(reactive=traffic == "reactive"), self.env_spec.name)
+        self.reactive = traffic == "reactive"
+        self.engine = Engine(lambda: _make(reactive=self.reactive), self.env_spec.name)
         self._scene = self.scenes[0]
 
     def recorded_plan(self) -> NDArray[np.float64]:
@@ -117,6 +124,7 @@ class MetaDriveLog(MetaDriveSim):
         env.agent.set_angular_velocity(turn / TICK_S)  # else a start in a curve is a jolt
         self.surroundings, self.recorded = scene.surroundings, scene.recorded
         self._origin = ego.position[0, :2]
+        self._recorded_moments: dict[int, Moment] = {}
         self._like = {key: body_of(track, 0) for key, track in scene.log.tracks.items()}
         return scene.log.name
 
@@ -127,6 +135,34 @@ class MetaDriveLog(MetaDriveSim):
             key: self._body(self._like[key], things[name])
             for name, key in manager._obj_id_to_scenario_id.items()
         }
+
+    def _future(self, tick: int, steps: int) -> Future | None:
+        """As recorded; whoever was not let in, see `MetaDriveLog`, stays out, and things stay."""
+        if self.reactive:
+            return super()._future(tick, steps)
+        log, now = self._scene.log, self.moments[tick]
+        if tick + steps >= len(log):
+            return None
+        things = {key: body for key, body in now.others.items() if body.kind == "other"}
+
+        def there(moment: Moment) -> Moment:
+            others = {
+                key: body
+                for key, body in moment.others.items()
+                if body.kind != "other" and (key in now.others or not log.tracks[key].valid[tick])
+            }
+            return replace(moment, others={**others, **things})
+
+        moments = [self._moment(index) for index in range(tick, tick + steps + 1)]
+        way = np.array([[moment.ego.x, moment.ego.y] for moment in moments])
+        places = along_route(self.surroundings.route, way)
+        return Future([now, *map(there, moments[1:])], max(float(places[-1] - places[0]), 0.0))
+
+    def _moment(self, index: int) -> Moment:
+        """As recorded, read once an episode."""
+        if index not in self._recorded_moments:
+            self._recorded_moments[index] = moment_of(self._scene.log, index)
+        return self._recorded_moments[index]
 
 
 def _make(*, reactive: bool) -> Any:

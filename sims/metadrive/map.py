@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastloop.sims.driving.camera import SMALL_SIZE
 from fastloop.sims.driving.scene import Body, Surroundings
 from fastloop.sims.metadrive.engine import Engine, bare, metadrive
+from fastloop.sims.metadrive.foresight import foreseen_ways
 from fastloop.sims.metadrive.sim import MetaDriveSim
 from fastloop.sims.metadrive.vehicle import ARGUMENTS, Control, Driver
 
@@ -25,7 +26,8 @@ CHANGE_M = 40.0  # in which a lane is changed
 class MetaDriveMap(MetaDriveSim):
     """Roads of several blocks (curves, ramps, crossings, roundabouts ...) in MetaDrive's
     MetaDriveEnv; the vehicle starts on a lane of the first, at rest, and goes to the end of the
-    last, from the middle lane of the first road on along lanes that go on. The map of a seed is number ``seed % 65536``.
+    last, from the middle lane of the first road on along lanes that go on. The map of a seed is
+    number ``seed % 65536``.
 
     Args:
         blocks: how many, or their letters in order, such as ``SCO`` (of MetaDrive: S straight, C
@@ -33,7 +35,8 @@ class MetaDriveMap(MetaDriveSim):
         traffic_density: vehicles for each 10 m of lane, 0 to 1.
         accident_prob: of an accident's cones or broken-down vehicle on a block, 0 to 1.
         control, plan_hz, plan_steps: see `Driver`.
-        end_on_crash, cameras, image_size: see `MetaDriveSim`.
+        end_on_crash, cameras, image_size, score_plans, own_observation: see `MetaDriveSim`; of the
+            future a plan is told that everybody keeps their velocity.
         max_steps: ticks after which an episode times out.
 
     Raises:
@@ -53,6 +56,8 @@ class MetaDriveMap(MetaDriveSim):
         end_on_crash: bool = True,
         cameras: Sequence[str] = (),
         image_size: tuple[int, int] = SMALL_SIZE,
+        score_plans: bool = False,
+        own_observation: bool = False,
         max_steps: int = 1000,
     ) -> None:
         if not blocks or (isinstance(blocks, int) and not 0 < blocks <= 20):
@@ -68,10 +73,16 @@ class MetaDriveMap(MetaDriveSim):
             end_on_crash=end_on_crash,
             cameras=cameras,
             image_size=image_size,
+            score_plans=score_plans,
+            own_observation=own_observation,
         )
         config = {"map": blocks, "traffic_density": traffic_density, "accident_prob": accident_prob}
         self.engine = Engine(lambda: _make(config), self.env_spec.name)
         self._names: dict[str, str] = {}
+
+    def foreseen_ways(self) -> dict[str, NDArray[np.float64]]:
+        """Where the others are about to go, as no policy can know: ways (N, 2) by their key."""
+        return {self._names[name]: way for name, way in foreseen_ways(self.engine.env).items()}
 
     def _begin(self, seed: int) -> str:
         env = self.engine.take()

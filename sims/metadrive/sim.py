@@ -17,11 +17,14 @@ from fastloop.sims.driving.camera import front_views
 from fastloop.sims.driving.ground import Ground
 from fastloop.sims.driving.observation import Observer
 from fastloop.sims.driving.painter import paint
+from fastloop.sims.driving.pdm import carried_on
 from fastloop.sims.driving.poses import Pose
 from fastloop.sims.driving.route import Route
 from fastloop.sims.driving.scene import Body, Drive, Moment, Surroundings
 from fastloop.sims.driving.score import ARRIVAL_M, score
 from fastloop.sims.metadrive.engine import Engine
+from fastloop.sims.metadrive.expert_view import VIEW, VIEW_SPEC, expert_view
+from fastloop.sims.metadrive.plan_scores import Future, PlanScores
 from fastloop.sims.metadrive.vehicle import REAR_AXLE, TICK_S, Driver
 
 __all__ = ["MetaDriveSim"]
@@ -45,7 +48,8 @@ class MetaDriveSim(Sim):
     crash with a vehicle or a person (the engine feels it 0.1 m before boxes touch, and scores shall
     see it); and more than 10 m from the route. Success is that of `DriveScore`.
 
-    At the end ``info["figures"]`` are those of `DriveScore`. In every tick ``info`` has ``scene``,
+    At the end ``info["figures"]`` are those of `DriveScore`, and of `PlanScores` where plans are
+    scored. In every tick ``info`` has ``scene``,
     ``route_completion`` and, for ``vehicle``, ``human`` and ``object``, ``crash_<what>``: whether
     there was one since the start. The reward is the progress along the route, m.
 
@@ -56,9 +60,11 @@ class MetaDriveSim(Sim):
         end_on_crash: else the drive goes on after it.
         cameras: which of `front_views` to give, as ``observation.images.<camera>``.
         image_size: of their pictures, width and height.
+        score_plans: score every plan by itself, too.
+        own_observation: also give ``observation.metadrive``, see `expert_view`.
 
     Raises:
-        ValueError: for another camera.
+        ValueError: for another camera; for plans to be scored where actions are no plans.
     """
 
     def __init__(
@@ -70,7 +76,11 @@ class MetaDriveSim(Sim):
         end_on_crash: bool,
         cameras: Sequence[str],
         image_size: tuple[int, int],
+        score_plans: bool,
+        own_observation: bool = False,
     ) -> None:
+        if score_plans and driver.control != "plan":
+            raise ValueError(f"score_plans needs control=plan: {driver.control} makes no plans")
         width, height = image_size
         views = {f"{PICTURE}{camera.name}": camera for camera in front_views((width, height))}
         if unknown := [camera for camera in cameras if f"{PICTURE}{camera}" not in views]:
@@ -81,6 +91,7 @@ class MetaDriveSim(Sim):
         observations = {
             **Observer(NOWHERE, rear_axle=REAR_AXLE).specs(),
             **dict.fromkeys(self.cameras, picture),
+            **({VIEW: VIEW_SPEC} if own_observation else {}),
         }
         super().__init__(
             EnvSpec(
@@ -94,6 +105,8 @@ class MetaDriveSim(Sim):
         )
         self.driver = driver
         self.end_on_crash = end_on_crash
+        self.score_plans = score_plans
+        self.own_observation = own_observation
         self.surroundings = NOWHERE
         self.moments: list[Moment] = []
         self.recorded: NDArray[np.float64] | None = None
@@ -124,6 +137,9 @@ class MetaDriveSim(Sim):
         self.crashed = dict.fromkeys(CRASHES, False)
         self._ground = Ground(self.surroundings)
         self._way = Route(self.surroundings.route)
+        self._plans: PlanScores | None = None
+        if self.score_plans:
+            self._plans = PlanScores(self.surroundings, self.driver.spec, self._future)
         self.moments = []
         self._observer = Observer(self.surroundings, rear_axle=REAR_AXLE)
         observation = self._look()
@@ -134,6 +150,8 @@ class MetaDriveSim(Sim):
     def _step(self, action: NDArray[np.float64]) -> tuple[Observation, float, bool, dict[str, Any]]:
         env = self.engine.env
         hit = self.crashed["vehicle"] or self.crashed["human"]
+        if self._plans:
+            self._plans.follow(action, self.moments)
         self.driver.act(env, action, self.moments[-1].ego)
         observation = self._look()
         self.driver.moved(self.moments[-1].ego)
@@ -153,7 +171,9 @@ class MetaDriveSim(Sim):
             **{f"crash_{what}": crashed for what, crashed in self.crashed.items()},
         }
         if ended or len(self.moments) > self.env_spec.max_steps:
-            figures = score(self.drive()).figures()
+            figures = score(self.drive()).figures() | (
+                self._plans.figures() if self._plans else {}
+            )
             info |= {"figures": figures, "is_success": bool(figures["success"])}
         reward, self._station = station - self._station, station
         return observation, reward, ended, info
@@ -172,7 +192,13 @@ class MetaDriveSim(Sim):
         observation = self._observer.see(moment)
         for key, camera in self.cameras.items():
             observation[key] = paint(camera, self._ground, moment, rear_axle=REAR_AXLE)
+        if self.own_observation:
+            observation[VIEW] = expert_view(self.engine.env)
         return observation
+
+    def _future(self, tick: int, steps: int) -> Future | None:
+        """The next `steps` ticks after one, as far as known then: all keep their velocities."""
+        return Future(carried_on(self.moments[tick], steps * TICK_S))
 
     def _body(self, like: Body, thing: Any) -> Body:
         """An object of MetaDrive in the scene's frame, of the kind and size of another body.
