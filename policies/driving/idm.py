@@ -82,14 +82,15 @@ class IDM:
         states, routes, others = (
             history[key][:, -1].cpu().double().numpy() for key in (STATES, ROUTE, NEIGHBORS)
         )
-        rows = [self._drive(*row) for row in zip(states, routes, others, strict=True)]
+        rows = [self.waypoints(*row) for row in zip(states, routes, others, strict=True)]
         actions = torch.from_numpy(np.stack(rows)).float()
         return Plan(actions=actions, dt=1 / self.spec.control_hz, t0=history.ticks)
 
-    def _drive(
+    def waypoints(
         self, states: NDArray[np.float64], route: NDArray[np.float64], others: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """The waypoints (T, 2) of one vehicle."""
+        """The waypoints (T, 2) of one vehicle, from its observations: `states` (P, 6), `route`
+        (R, 2), `others` (M, 10)."""
         way = _Way(route)
         limits = self._limits(way)
         others = others[(others[:, 9] > 0) & (others[:, 0] > 0)]  # who follows keeps away by itself
