@@ -66,7 +66,11 @@ def write(
 
 @os_errors_are_faults()
 def read(
-    path: str | Path, keys: Iterable[str] | None = None, *, mask: str | None = None
+    path: str | Path,
+    keys: Iterable[str] | None = None,
+    *,
+    mask: str | None = None,
+    rows: Mapping[str, int] | None = None,
 ) -> list[Demonstration]:
     """Read demonstrations.
 
@@ -77,6 +81,7 @@ def read(
         path: of the HDF5 file.
         keys: observations to read; all when None.
         mask: name under ``mask/`` of a subset, for instance ``train``.
+        rows: observation to how many of its frames' first rows are read, where not all are.
 
     Raises:
         DemonstrationError: saying what was expected and what the file holds; also where parts of it
@@ -93,7 +98,7 @@ def read(
         raise DemonstrationError(f"{path} is no readable HDF5 file ({error})") from error
     with file:
         try:
-            return _read_all(file, None if keys is None else list(keys), mask, path)
+            return _read_all(file, None if keys is None else list(keys), mask, path, rows or {})
         except DemonstrationError:
             raise
         except (
@@ -104,7 +109,11 @@ def read(
 
 
 def _read_all(
-    file: h5py.File, keys: list[str] | None, mask: str | None, path: Path
+    file: h5py.File,
+    keys: list[str] | None,
+    mask: str | None,
+    path: Path,
+    rows: Mapping[str, int],
 ) -> list[Demonstration]:
     if not isinstance(file.get("data"), h5py.Group):
         raise DemonstrationError(
@@ -113,7 +122,7 @@ def _read_all(
     groups = {name: file["data"][name] for name in _names(file, mask, path)}
     lazy = sum(_image_bytes(group, keys) for group in groups.values()) > IMAGES_IN_MEMORY
     return [
-        _read_one(group, keys, f"{path}:{name}", path if lazy else None)
+        _read_one(group, keys, f"{path}:{name}", path if lazy else None, rows)
         for name, group in groups.items()
     ]
 
@@ -198,7 +207,11 @@ def _write_one(group: h5py.Group, demonstration: Demonstration) -> None:
 
 
 def _read_one(
-    group: h5py.Group, keys: list[str] | None, where: str, lazy: Path | None
+    group: h5py.Group,
+    keys: list[str] | None,
+    where: str,
+    lazy: Path | None,
+    rows: Mapping[str, int],
 ) -> Demonstration:
     """The episode of a group; with `lazy`, the path of the file, images stay there."""
     for name in ("obs", "actions"):
@@ -216,7 +229,9 @@ def _read_one(
             f"{where} lacks observations {missing}; has {sorted(group['obs'])}"
         )
     return Demonstration(
-        observations={key: _frames(group["obs"][key], where, lazy) for key in wanted},
+        observations={
+            key: _frames(group["obs"][key], where, lazy, rows.get(key)) for key in wanted
+        },
         actions=_array(group["actions"], where).astype(np.float32),
         rewards=_array(group["rewards"], where).astype(np.float32) if "rewards" in group else None,
         states=_array(group["states"], where).astype(np.float64) if "states" in group else None,
@@ -225,14 +240,16 @@ def _read_one(
     )
 
 
-def _frames(dataset: h5py.Dataset | h5py.Group, where: str, lazy: Path | None) -> Frames:
+def _frames(
+    dataset: h5py.Dataset | h5py.Group, where: str, lazy: Path | None, rows: int | None
+) -> Frames:
     if not lazy or not _is_picture(dataset):
-        return _array(dataset, where)
+        return _array(dataset, where, rows)
     _check_within(dataset, where)
     return StoredFrames(lazy, dataset.name, dataset.shape, dataset.dtype)
 
 
-def _array(dataset: h5py.Dataset | h5py.Group, where: str) -> NDArray[Any]:
+def _array(dataset: h5py.Dataset | h5py.Group, where: str, rows: int | None = None) -> NDArray[Any]:
     if isinstance(dataset, h5py.Group) or not np.issubdtype(dataset.dtype, np.number):
         kind = "a group" if isinstance(dataset, h5py.Group) else str(dataset.dtype)
         raise DemonstrationError(
@@ -243,7 +260,7 @@ def _array(dataset: h5py.Dataset | h5py.Group, where: str) -> NDArray[Any]:
             f"{where}: {dataset.name} says that it has {dataset.nbytes} bytes; the file has not"
         )
     _check_within(dataset, where)
-    values: NDArray[Any] = dataset[:]
+    values: NDArray[Any] = dataset[:] if rows is None else dataset[:, :rows]
     return values
 
 

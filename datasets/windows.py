@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ class Windows:
     The sample of tick t holds the observations of ticks t-O+1 .. t and the actions of ticks
     t-O+1 .. t-O+T, as Diffusion Policy (Chi et al. 2023) cuts them; before an episode's first tick
     the first frame is repeated, after its last tick the last action. Images that are
-    `LazyFrames` are read for each sample, everything else is held in memory.
+    `LazyFrames` are read for each sample, everything else is held in memory; what is given in half
+    precision is held so, too.
 
     Args:
         observations: key to (N, ...) frames of all demonstrations, one after the other.
@@ -74,7 +75,7 @@ class Windows:
         n_obs_steps: int,
         horizon: int,
         stride: int = 1,
-    ) -> Windows:
+    ) -> Self:
         """The windows of some demonstrations, with the observations `keys`.
 
         Raises:
@@ -117,6 +118,7 @@ class Windows:
             key: _tensor(frames[seen.numpy()]) if isinstance(frames, LazyFrames) else frames[seen]
             for key, frames in self.observations.items()
         }
+        batch = {k: v.float() if v.dtype == torch.float16 else v for k, v in batch.items()}
         return batch | {"action": self.actions[done]}
 
     @property
@@ -127,7 +129,7 @@ class Windows:
     def chunks(self, relative_to: str | None = None) -> torch.Tensor:
         """The actions of all samples (N, T, A), as they are or relative to an observation's newest
         value, to fit a normalizer to."""
-        ticks = torch.arange(len(self))
+        ticks = torch.arange(len(self.actions))
         times = (ticks[:, None] + self.chunk).maximum(self.first[:, None])
         actions = self.actions[times.minimum(self.last[:, None])]
         if relative_to is not None:
@@ -246,6 +248,7 @@ def _stays(frames: Frames) -> TypeGuard[LazyFrames]:
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:
-    """Numbers with a fraction as float32, what networks compute in; images stay bytes."""
-    fractional = np.issubdtype(values.dtype, np.floating)
+    """Numbers with a fraction as float32, what networks compute in, or in half precision if they
+    are; images stay bytes."""
+    fractional = np.issubdtype(values.dtype, np.floating) and values.dtype != np.float16
     return torch.from_numpy(np.require(values, np.float32 if fractional else None, ["C", "W"]))

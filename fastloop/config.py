@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from fastloop.accel.config import AccelConfig, RefineConfig
 from fastloop.accel.samplers import SamplerConfig
+from fastloop.policies.diffusion.scene import SceneConfig
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.training import TrainConfig
@@ -231,7 +232,9 @@ class NetworkConfig:
         inputs: observation keys that condition it, in this order.
         state: encoder of low-dimensional observations; depth 0 lets the denoiser see them as they
             are, as published.
+        scene: encoder of the driving vocabulary's vectors; 0 layers for none.
         relative_to: observation that the network's actions are relative to; null for none.
+        cumulative: inside the network an action is the step from the one before.
     """
 
     kind: str = "transformer"
@@ -241,7 +244,9 @@ class NetworkConfig:
     n_action_steps: int = 8
     inputs: list[str] = field(default_factory=lambda: ["observation.state"])
     state: StateConfig = field(default_factory=lambda: StateConfig(depth=0))
+    scene: SceneConfig = field(default_factory=lambda: SceneConfig(layers=0))
     relative_to: str | None = None
+    cumulative: bool = False
 
 
 @dataclass
@@ -253,8 +258,9 @@ class TrainVerbConfig:
         dataset: where the demonstrations are.
         sampler: how noise is added in training and taken away afterwards.
         vision: how images become features, for policies with cameras.
-        pretrain: how a state encoder is trained by itself, before the denoiser; 0 steps for not at
-            all. It is frozen afterwards.
+        mirror: train planners also on every drive with left and right changed.
+        pretrain: how the encoder of a state or a scene is trained by itself, before the denoiser;
+            0 steps for not at all. It is frozen afterwards.
         check_every: steps between closed-loop checks, 0 for none; `check_episodes` each.
         save_every: steps between saved states, from which a killed run goes on.
         out: folder of the finished policy (half precision), beside the run folder by default.
@@ -271,6 +277,7 @@ class TrainVerbConfig:
         )
     )
     vision: VisionConfig = field(default_factory=VisionConfig)
+    mirror: bool = False
     check_every: int = 0
     check_episodes: int = 20
     save_every: int = 500

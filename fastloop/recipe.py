@@ -15,14 +15,18 @@ import torch
 
 from fastloop.accel.samplers import build_schedule
 from fastloop.config import TrainVerbConfig
+from fastloop.datasets.plans import Plans
 from fastloop.datasets.windows import Batches, Windows
 from fastloop.policies.checkpoints import Checkpoint
 from fastloop.policies.checkpoints.checks import NETWORKS, check_network
 from fastloop.policies.diffusion.encoders import build_encoder
-from fastloop.policies.diffusion.model import ACTION, DiffusionModel
+from fastloop.policies.diffusion.model import ACTION, DiffusionModel, steps_between
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
-from fastloop.policies.diffusion.state import ChunkRegression, StateConfig, StateEncoder
+from fastloop.policies.diffusion.regression import ChunkRegression
+from fastloop.policies.diffusion.scene import SceneConfig, SceneEncoder
+from fastloop.policies.diffusion.state import StateConfig, StateEncoder
 from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
+from fastloop.policies.driving.whole_plans import waypoint_env
 from fastloop.policies.spec import EnvSpec, TensorSpec
 from fastloop.policies.training import TrainConfig, Trainer
 from fastloop.sims.targets import build
@@ -43,6 +47,16 @@ class Recipe:
 
     config: TrainVerbConfig
     env: EnvSpec
+
+    @cached_property
+    def world(self) -> EnvSpec:
+        """`env` as the policy sees it: single waypoints where it takes whole plans."""
+        return waypoint_env(self.env) if self.plans else self.env
+
+    @property
+    def plans(self) -> bool:
+        """Whether a sample is one frame and the whole plan that was made at it."""
+        return self.env.action.kind == "plan"
 
     @cached_property
     def inputs(self) -> dict[str, TensorSpec]:
@@ -74,6 +88,11 @@ class Recipe:
         """The state encoder's configuration, where one is asked for."""
         return self.config.network.state if self.config.network.state.depth else None
 
+    @property
+    def scene(self) -> SceneConfig | None:
+        """The scene encoder's configuration, where one is asked for."""
+        return self.config.network.scene if self.config.network.scene.layers else None
+
     @cached_property
     def windows(self) -> Windows:
         """The training samples, checked against what the policy will see and do.
@@ -81,7 +100,7 @@ class Recipe:
         Raises:
             ValueError: naming what differs.
         """
-        network, dim = self.config.network, self.env.action.dim
+        network, dim = self.config.network, self.world.action.dim
         anchor = network.relative_to
         fitting = [key for key, spec in self.inputs.items() if spec.shape == (dim,)]
         if anchor and anchor not in fitting:
@@ -89,25 +108,36 @@ class Recipe:
                 f"actions of {dim} elements cannot be relative to {anchor}; network.relative_to "
                 f"can be null{''.join(', ' + key for key in fitting)}"
             )
+        window = (network.n_obs_steps, network.horizon)
+        if self.plans and window != (1, self.world.horizon):
+            raise ValueError(
+                f"{self.env.name} takes plans of {self.world.horizon} waypoints, made of one "
+                f"observation: use network.horizon={self.world.horizon} network.n_obs_steps=1 "
+                f"instead of {network.horizon} and {network.n_obs_steps}"
+            )
+        if self.config.mirror and not self.plans:
+            raise ValueError(f"mirror=true is for plans of a drive; {self.env.name} takes none")
         made = build(self.config.dataset, "dataset")
         if not isinstance(made, Iterable):
             raise ValueError(
                 f"dataset: {self.config.dataset['_target_']} holds no demonstrations to train on; "
                 "have: adroit_door, lerobot, replay_buffer, robomimic"
             )
-        windows = Windows.of(
-            made,
-            network.inputs,
-            n_obs_steps=network.n_obs_steps,
-            horizon=network.horizon,
-        )
+        if self.plans:
+            windows: Windows = Plans.cut(made, network.inputs, mirror=self.config.mirror)
+        else:
+            windows = Windows.of(
+                made, network.inputs, n_obs_steps=network.n_obs_steps, horizon=network.horizon
+            )
         shapes = {key: (windows.observations[key], spec.shape) for key, spec in self.inputs.items()}
-        shapes[ACTION] = windows.actions, (dim,)
+        shapes[ACTION] = windows.actions, (self.env.action.dim,)
+        read = self.scene.rows if self.scene else {}
         for key, (frames, expected) in shapes.items():
-            if frames.shape[1:] != expected:
+            given, rows = tuple(frames.shape[1:]), read.get(key)
+            enough = rows is not None and given == (min(rows, expected[0]), *expected[1:])
+            if given != expected and not enough:
                 raise ValueError(
-                    f"{key} has shape {tuple(frames.shape[1:])} in the demonstrations, {expected} "
-                    f"in {self.env.name}"
+                    f"{key} has shape {given} in the demonstrations, {expected} in {self.env.name}"
                 )
         return windows
 
@@ -121,15 +151,15 @@ class Recipe:
         network, vision = self.config.network, self.vision
         if network.kind not in NETWORKS:
             raise ValueError(f"unknown network {network.kind!r}; have: {', '.join(NETWORKS)}")
-        normalizer = LinearNormalizer()
-        for key in self.images:
-            normalizer.set_image(key)
-        low = {k: self.windows.observations[k] for k in self.inputs if k not in self.images}
-        normalizer.fit(low | {ACTION: self.windows.chunks(network.relative_to)})
+        normalizer = self._normalizer()
         torch.manual_seed(self.config.train.seed)
         try:
             encoder = build_encoder(
-                self.inputs, network.n_obs_steps, vision=vision, state=self.state
+                self.inputs,
+                network.n_obs_steps,
+                vision=vision,
+                state=self.state,
+                scene=self.scene,
             )
             denoiser = NETWORKS[network.kind](**self._arch(encoder))
         except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
@@ -138,7 +168,12 @@ class Recipe:
                 f"vision={self.config.vision}: {error}"
             ) from error
         model = DiffusionModel(
-            denoiser, normalizer, network.inputs, encoder, relative_to=network.relative_to
+            denoiser,
+            normalizer,
+            network.inputs,
+            encoder,
+            relative_to=network.relative_to,
+            cumulative=network.cumulative,
         )
         try:
             return model.to(self.config.device)
@@ -168,20 +203,21 @@ class Recipe:
         return trainer
 
     def encoder_trainer(self) -> Trainer:
-        """Trains the state encoder by itself, to say the chunk.
+        """Trains the encoder of a state or a scene by itself, to say the chunk.
 
         Raises:
-            ValueError: when the policy has no state encoder.
+            ValueError: when the policy has neither.
         """
         config, model = self.config, self.model
-        if not isinstance(model.obs_encoder, StateEncoder):
+        if not isinstance(model.obs_encoder, StateEncoder | SceneEncoder):
             raise ValueError(
-                "pretrain.steps trains a state encoder, and this policy has none: give its size "
-                "with network.state.depth=4, or set pretrain.steps=0"
+                "pretrain.steps trains the encoder of a state or a scene, and this policy has "
+                "none: give its size with network.state.depth=4 or network.scene.layers=3, or set "
+                "pretrain.steps=0"
             )
         torch.manual_seed(config.pretrain.seed)
         regression = ChunkRegression(
-            model.obs_encoder, config.network.horizon, self.env.action.dim
+            model.obs_encoder, config.network.horizon, self.world.action.dim
         ).to(config.device)
 
         def loss(batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
@@ -206,15 +242,17 @@ class Recipe:
             sampler=self.config.sampler,
             state_dict={key: value.cpu() for key, value in averaged.state_dict().items()},
             inputs=self.inputs,
-            action_dim=self.env.action.dim,
+            action_dim=self.world.action.dim,
             n_obs_steps=network.n_obs_steps,
             horizon=network.horizon,
             n_action_steps=network.n_action_steps,
             vision=self.vision,
             state=self.state,
+            scene=self.scene,
             relative_to=network.relative_to,
-            action=self.env.action,
-            control_hz=self.env.control_hz,
+            cumulative=network.cumulative,
+            action=self.world.action,
+            control_hz=self.world.control_hz,
             ema=True,
             training={
                 "steps": trainer.step,
@@ -223,6 +261,19 @@ class Recipe:
                 "environment": self.env.name,
             },
         )
+
+    def _normalizer(self) -> LinearNormalizer:
+        """Fitted to what the network sees of all samples; images and scenes have fixed scales."""
+        network, normalizer = self.config.network, LinearNormalizer()
+        for key in self.images:
+            normalizer.set_image(key)
+        for key in self.inputs if self.scene else ():
+            normalizer.set_identity(key)
+        fitted = [key for key in self.inputs if key not in normalizer.fields]
+        chunks = self.windows.chunks(network.relative_to)
+        chunks = steps_between(chunks) if network.cumulative else chunks
+        normalizer.fit({key: self.windows.observations[key] for key in fitted} | {ACTION: chunks})
+        return normalizer
 
     def _batches(self, config: TrainConfig) -> Batches:
         """The batch of each step; images are decoded for it by other processes."""
@@ -236,14 +287,17 @@ class Recipe:
 
     def _facts(self) -> dict[str, Any]:
         """What decides the weights beside `config.train`."""
-        names = ("sim", "dataset", "network", "sampler", "pretrain")
+        names = ("sim", "dataset", "network", "sampler", "pretrain", "mirror")
         facts = {name: value for name, value in asdict(self.config).items() if name in names}
         return facts | {"vision": asdict(self.vision) if self.vision else None}
 
-    def _arch(self, encoder: ObservationEncoder | StateEncoder | None) -> dict[str, Any]:
+    def _arch(
+        self, encoder: ObservationEncoder | StateEncoder | SceneEncoder | None
+    ) -> dict[str, Any]:
         """All of the constructor's arguments: its defaults, the widths that follow from the data,
         and what is configured."""
-        network, dim = self.config.network, self.env.action.dim
+        network, dim = self.config.network, self.world.action.dim
+        tokens = self.scene.tokens if self.scene else network.n_obs_steps
         width = encoder.width if encoder else sum(math.prod(s.shape) for s in self.inputs.values())
         parameters = inspect.signature(NETWORKS[network.kind]).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -252,9 +306,9 @@ class Recipe:
                 "input_dim": dim,
                 "output_dim": dim,
                 "horizon": network.horizon,
-                "n_obs_steps": network.n_obs_steps,
+                "n_obs_steps": tokens,
                 "cond_dim": width,
             }
         else:
-            follows = {"input_dim": dim, "global_cond_dim": width * network.n_obs_steps}
+            follows = {"input_dim": dim, "global_cond_dim": width * tokens}
         return defaults | follows | network.arch

@@ -13,7 +13,9 @@ import torch
 from rich.console import Console
 
 from fastloop.config import TrainVerbConfig
-from fastloop.policies.checkpoints import Checkpoint, native
+from fastloop.policies.base import Policy
+from fastloop.policies.checkpoints import native
+from fastloop.policies.driving.whole_plans import WholePlans
 from fastloop.policies.load import make_policy
 from fastloop.policies.training import Trainer
 from fastloop.progress import bar
@@ -62,7 +64,7 @@ def run(config: TrainVerbConfig) -> int:
         trainer = recipe.denoiser_trainer()
 
         def check() -> dict[str, float] | None:
-            return _check(config, sim_config, recipe.checkpoint(trainer), folder)
+            return _check(config, sim_config, recipe, trainer, folder)
 
         if not stage.run("trainer", trainer, check):
             return stage.stopped()
@@ -143,10 +145,13 @@ class _Stage:
 
 
 def _check(
-    config: TrainVerbConfig, sim: SimConfig, checkpoint: Checkpoint, folder: Path
+    config: TrainVerbConfig, sim: SimConfig, recipe: Recipe, trainer: Trainer, folder: Path
 ) -> dict[str, float] | None:
     """Success of the averaged weights with its Wilson interval; None when interrupted."""
-    policy = make_policy(checkpoint, device=config.device)
+    checkpoint = recipe.checkpoint(trainer)
+    policy: Policy = make_policy(checkpoint, device=config.device)
+    if recipe.plans:
+        policy = WholePlans(policy, recipe.env)
     name = checkpoint.training["environment"]
     items = [WorkItem(name, CHECK_SEED + i) for i in range(config.check_episodes)]
     step = checkpoint.training["steps"]

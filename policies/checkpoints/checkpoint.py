@@ -13,6 +13,7 @@ import torch
 from fastloop.accel.samplers import SamplerConfig
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.diffusion.clip import ClipConfig
+from fastloop.policies.diffusion.scene import SceneConfig
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.spec import ActionSpec, PolicySpec, TensorSpec
@@ -41,8 +42,10 @@ class Checkpoint:
         vision: how images become features, None for low-dimensional policies.
         state: how low-dimensional observations become features, None where they are only
             normalized.
+        scene: how a driving scene becomes features, None without it.
         clip: how images and the instruction become features through CLIP, None without it.
         relative_to: observation whose newest value the actions are relative to inside the network.
+        cumulative: whether an action is the step from the one before inside the network.
         action: what the actions mean; published files do not say.
         control_hz: actions a second; published files do not say.
         ema: whether these are averaged weights.
@@ -63,8 +66,10 @@ class Checkpoint:
     n_action_steps: int
     vision: VisionConfig | None = None
     state: StateConfig | None = None
+    scene: SceneConfig | None = None
     clip: ClipConfig | None = None
     relative_to: str | None = None
+    cumulative: bool = False
     action: ActionSpec | None = None
     control_hz: float | None = None
     ema: bool = False
@@ -82,7 +87,10 @@ class Checkpoint:
             )
         ours = {"input_dim": self.action_dim}
         if self.network == "transformer":
-            ours |= {"horizon": self.horizon, "n_obs_steps": self.n_obs_steps}
+            # A scene's tokens are not observations one after the other: they have no order in time.
+            tokens = self.scene.tokens if self.scene else self.n_obs_steps
+            ours |= {"horizon": self.horizon, "n_obs_steps": tokens}
+            ours |= {"causal_attn": False} if self.scene else {}
         elif self.network == "dit":
             ours |= {"horizon": self.horizon}
         elif self.horizon % (stride := 2 ** (len(self.arch["down_dims"]) - 1)):

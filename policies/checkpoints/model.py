@@ -22,9 +22,11 @@ def build_model(checkpoint: Checkpoint) -> DiffusionModel:
             checkpoint.n_obs_steps,
             vision=checkpoint.vision,
             state=checkpoint.state,
+            scene=checkpoint.scene,
             clip=checkpoint.clip,
         ),
         relative_to=checkpoint.relative_to,
+        cumulative=checkpoint.cumulative,
     )
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()

@@ -30,6 +30,7 @@ from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.files import read_json, read_safetensors
 from fastloop.policies.diffusion.clip import ClipConfig
 from fastloop.policies.diffusion.encoders import build_encoder
+from fastloop.policies.diffusion.scene import SceneConfig
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.spec import ActionSpec, TensorSpec
@@ -114,9 +115,12 @@ def load(folder: str | Path) -> Checkpoint:
         )
     spec = _spec_from_json(config["spec"]) | {
         "vision": _vision_from_json(config["vision"]),
-        "clip": _clip_from_json(config.get("clip")),  # not in folders of before it was known
         "state": StateConfig(**config["state"]) if config["state"] else None,
         "relative_to": config["relative_to"],
+        # Not in folders of before they were known.
+        "clip": _clip_from_json(config.get("clip")),
+        "scene": SceneConfig(**config["scene"]) if config.get("scene") else None,
+        "cumulative": config.get("cumulative", False),
     }
     check_network(config["network"], config["arch"], state_dict, str(folder))
     check_encoder(
@@ -125,6 +129,7 @@ def load(folder: str | Path) -> Checkpoint:
             spec["n_obs_steps"],
             vision=spec["vision"],
             state=spec["state"],
+            scene=spec["scene"],
             clip=spec["clip"],
         ),
         state_dict,
@@ -182,8 +187,10 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "sampler": dataclasses.asdict(checkpoint.sampler),
         "vision": dataclasses.asdict(checkpoint.vision) if checkpoint.vision else None,
         "state": dataclasses.asdict(checkpoint.state) if checkpoint.state else None,
+        "scene": dataclasses.asdict(checkpoint.scene) if checkpoint.scene else None,
         "clip": dataclasses.asdict(checkpoint.clip) if checkpoint.clip else None,
         "relative_to": checkpoint.relative_to,
+        "cumulative": checkpoint.cumulative,
         "ema": checkpoint.ema,
         "training": dict(checkpoint.training),
     }

@@ -12,7 +12,7 @@ from fastloop.accel.samplers import FlowPath, NoiseSchedule
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.unet import ConditionalUnet1D
 
-__all__ = ["DiffusionModel"]
+__all__ = ["DiffusionModel", "steps_between"]
 
 ACTION = "action"
 
@@ -28,6 +28,8 @@ class DiffusionModel(nn.Module):
             normalized low-dimensional observations.
         relative_to: observation of the actions' length; inside the network an action is what is to
             be added to its newest value. None keeps actions as they are.
+        cumulative: inside the network an action is the step to it from the action before, the first
+            one from the origin; the normalizer's ``action`` is of these steps.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class DiffusionModel(nn.Module):
         obs_encoder: nn.Module | None = None,
         *,
         relative_to: str | None = None,
+        cumulative: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -45,6 +48,7 @@ class DiffusionModel(nn.Module):
         self.keys = tuple(keys)
         self.obs_encoder = obs_encoder
         self.relative_to = relative_to
+        self.cumulative = cumulative
 
     def condition(self, observations: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Observation tokens (B, O, D) of raw observations (B, O, ...)."""
@@ -60,6 +64,8 @@ class DiffusionModel(nn.Module):
         """Actions (B, T, A) of the world as the network sees them."""
         if self.relative_to is not None:
             actions = actions - observations[self.relative_to][:, -1:]
+        if self.cumulative:
+            actions = steps_between(actions)
         return self.normalizer.normalize(ACTION, actions)
 
     def unnormalize_actions(
@@ -67,6 +73,8 @@ class DiffusionModel(nn.Module):
     ) -> torch.Tensor:
         """The network's actions (B, T, A) in the world."""
         actions = self.normalizer.unnormalize(ACTION, sample)
+        if self.cumulative:
+            actions = actions.cumsum(1)
         if self.relative_to is not None:
             actions = actions + observations[self.relative_to][:, -1:]
         return actions
@@ -105,3 +113,8 @@ class DiffusionModel(nn.Module):
         steps = schedule.draw(len(actions), generator).to(actions.device)
         output = self.denoise(schedule.add_noise(actions, noise, steps), steps, cond)
         return mse_loss(output, schedule.target(actions, noise, steps, prediction_type))
+
+
+def steps_between(actions: torch.Tensor) -> torch.Tensor:
+    """The step to each of the actions (B, T, A) from the one before, to the first from 0."""
+    return torch.diff(actions, dim=1, prepend=torch.zeros_like(actions[:, :1]))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, l1_loss
+from torch.nn.functional import gelu
 
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.spec import TensorSpec
 
-__all__ = ["ChunkRegression", "StateConfig", "StateEncoder"]
+__all__ = ["StateConfig", "StateEncoder"]
 
 
 @dataclass  # not frozen: Hydra writes a composed configuration field by field
@@ -43,7 +43,7 @@ class StateEncoder(nn.Module):
         config: how large.
 
     Attributes:
-        width: F, of one observation token.
+        tokens, width: O and F.
     """
 
     def __init__(
@@ -54,8 +54,7 @@ class StateEncoder(nn.Module):
         if images:
             raise ValueError(f"a state encoder reads vectors, and {images} are images")
         self.keys = tuple(inputs)
-        self.width = config.feature_dim
-        self.n_obs_steps = n_obs_steps
+        self.tokens, self.width = n_obs_steps, config.feature_dim
         seen = n_obs_steps * sum(math.prod(spec.shape) for spec in inputs.values())
         self.stem = nn.Linear(seen, config.width)
         self.blocks = nn.ModuleList(_Block(config.width) for _ in range(config.depth))
@@ -70,7 +69,7 @@ class StateEncoder(nn.Module):
         stream = self.stem(torch.cat(frames, dim=-1).flatten(1))
         for block in self.blocks:
             stream = stream + block(stream)
-        return self.norm(self.out(stream)).unflatten(1, (self.n_obs_steps, self.width))
+        return self.norm(self.out(stream)).unflatten(1, (self.tokens, self.width))
 
 
 class _Block(nn.Module):
@@ -82,36 +81,3 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.narrow(gelu(self.wide(self.norm(x))))
-
-
-class ChunkRegression(nn.Module):
-    """A state encoder with one linear layer that reads the chunk off its features.
-
-    Trains the encoder by itself, at a small fraction of what a sample through the denoiser costs,
-    so that its features say which actions are likely before the denoiser learns to use them.
-
-    Args:
-        encoder: trained in place.
-        horizon, action_dim: T and A.
-    """
-
-    def __init__(self, encoder: StateEncoder, horizon: int, action_dim: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.n_obs_steps * encoder.width, horizon * action_dim)
-
-    def loss(
-        self,
-        observations: Mapping[str, torch.Tensor],
-        actions: torch.Tensor,
-        normalizer: LinearNormalizer,
-    ) -> torch.Tensor:
-        """Mean absolute error of the chunk.
-
-        Args:
-            observations: (B, O, ...) by key, raw.
-            actions: (B, T, A) as the network sees them.
-            normalizer: of the observations.
-        """
-        predicted = self.head(self.encoder(observations, normalizer).flatten(1))
-        return l1_loss(predicted.view_as(actions), actions)

@@ -6,7 +6,8 @@ import torch
 from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.model import DiffusionModel
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
-from fastloop.policies.diffusion.state import ChunkRegression, StateConfig, StateEncoder
+from fastloop.policies.diffusion.regression import ChunkRegression
+from fastloop.policies.diffusion.state import StateConfig, StateEncoder
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.spec import TensorSpec
 
