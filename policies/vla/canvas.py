@@ -135,7 +135,7 @@ def assign_blocks(
         raise ValueError(f"unknown assignment {assignment!r}; have: {', '.join(ASSIGNMENTS)}")
     block = [-1] * len(values)
     first = 0
-    for index in section.unique().tolist():
+    for index in sorted(set(section.tolist())):
         slots = (section == index).nonzero().flatten().tolist()
         filled = [slot for slot in slots if values[slot]]
         if not filled:

@@ -70,8 +70,8 @@ class Text:
 
     Attributes:
         tokens: slots.
-        closes: whether the last slot holds one token that also closes the string, such as ``" \\","``
-            (a released checkpoint writes so where a value ends in a space); one slot less for text.
+        closes: whether the last slot holds one token that also closes the string, as released
+            checkpoints write where a value ends in a space; that leaves one slot less for text.
     """
 
     tokens: int
@@ -227,7 +227,7 @@ def clean(text: str) -> str:
     return UNSAFE.sub(lambda found: "'" if found.group() == '"' else " ", text).strip()
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
     """Refuses a key that stands twice, which YAML would silently let win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -240,7 +240,8 @@ class _UniqueKeys(yaml.SafeLoader):
                         None, None, f"the key {key!r} stands twice", key_node.start_mark
                     )
                 seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _schema(document: Any) -> Schema:
@@ -249,7 +250,8 @@ def _schema(document: Any) -> Schema:
     known = {"name", "block_size", "assignment"}
     if unknown := set(options) - known:
         raise SchemaError(
-            f"unknown option {sorted(map(str, unknown))}; have: {', '.join(sorted(known))}, sections"
+            f"unknown option {sorted(map(str, unknown))}; have: {', '.join(sorted(known))} "
+            "and sections"
         )
     if not isinstance(options.get("name"), str):
         raise SchemaError(f"name must be a text, got {options.get('name')!r}")

@@ -122,7 +122,8 @@ def _closer(layout: Layout, path: str) -> int:
     """The shortest token that closes the string, one that begins with a space first."""
     row = layout.canvas.allowed[layout.canvas.kind[layout.slots[path][-1]]]
     pieces = {token: layout.tokenizer.decode([token]) for token in row.nonzero().flatten().tolist()}
-    return min(pieces, key=lambda token: (pieces[token][0] != " ", len(pieces[token]), token))
+    best: int = min(pieces, key=lambda i: (pieces[i][0] != " ", len(pieces[i]), i))
+    return best
 
 
 def _pad(ids: list[int], length: int, null_id: int) -> list[int]:
