@@ -72,8 +72,8 @@ def critical_objects(neighbors: NDArray[Any], future: NDArray[np.float64]) -> di
     """Which of `FLAGS` hold.
 
     Near is within `NEAR_M` and ahead of the rear axle, where cameras to the front look. A thing of
-    no other kind is a hazard within `HAZARD_M` of the way driven. A vehicle ahead conflicts whose box,
-    if it goes on at its velocity, comes too close to the vehicle's own box at any time of the plan.
+    no other kind is a hazard within `HAZARD_M` of the way driven. A vehicle ahead conflicts that,
+    going on at its velocity, comes too close to the vehicle's own box at any time of the plan.
 
     Args:
         neighbors: (M, 10): x, y, cosine, sine, vx, vy, length, width, kind, there.
