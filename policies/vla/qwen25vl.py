@@ -50,6 +50,12 @@ class Qwen25VL:
         self.spec = spec
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        device: torch.device = self.network.device
+        return device
+
+    @property
     def window(self) -> int:
         """Positions that the network knows, those of the answer included."""
         return int(self.network.config.text_config.max_position_embeddings)
@@ -69,7 +75,7 @@ class Qwen25VL:
                 as its pictures take up, or one that leaves less than `room` of `window`.
         """
         self._check(prompts, room)
-        network, device = self.network, self.network.device
+        network, device = self.network, self.device
         read = torch.nn.utils.rnn.pad_sequence([prompt.ids for prompt in prompts], batch_first=True)
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
         visible = torch.arange(read.shape[1]) < lengths[:, None]
