@@ -206,6 +206,8 @@ class RecordConfig:
             not recorded: the demonstration is split there, so that recovery is learned.
         noise: in disturbed episodes, the largest deviation of the executed action from the recorded
             one, as a fraction of each action's range.
+        bursts, burst_every: at most that many of them in an episode, that many ticks apart on
+            average.
         num_workers: processes.
         out: the file; a recording that was stopped is continued.
     """
@@ -216,6 +218,8 @@ class RecordConfig:
     first_seed: int = 1_000_000
     disturb: float = 0.0
     noise: float = 0.0
+    bursts: int = 3
+    burst_every: int = 25
     num_workers: int = 2
     out: str = MISSING
     run_dir: str | None = None

@@ -28,9 +28,7 @@ from fastloop.sims.targets import build
 
 __all__ = ["Recipe", "demonstrate", "read_part", "record"]
 
-BURSTS = 3  # disturbances in one episode, at most
 BURST_TICKS = (3, 11)
-BURST_EVERY = 25  # ticks between disturbances, on average
 SHORTEST = 4  # ticks; shorter segments are dropped
 HOPELESS = 50  # attempts without a success after which there is no point in going on
 
@@ -46,20 +44,33 @@ class Recipe:
             not recorded: the demonstration is split there, so that recovery is learned.
         noise: in disturbed episodes the executed action differs from the recorded one by normal
             noise of up to this deviation, a fraction of each action's range (Laskey et al. 2017).
+        bursts: disturbances in one episode, at most.
+        burst_every: ticks between disturbances, on average.
     """
 
     sim: SimConfig
     expert: Mapping[str, Any]
     disturb: float = 0.0
     noise: float = 0.0
+    bursts: int = 3
+    burst_every: int = 25
 
 
 def demonstrate(sim: Sim, expert: Expert, seed: int, recipe: Recipe) -> list[Demonstration]:
-    """One episode by the expert, split at its disturbances; empty when the expert failed."""
+    """One episode by the expert, split at its disturbances; empty when the expert failed.
+
+    Where an action is a whole plan and its age, only the moments are kept at which one was made.
+
+    Raises:
+        ValueError: for noise on plans, whose numbers have no range.
+    """
     rng = np.random.default_rng(seed)
     disturbed = rng.uniform() < recipe.disturb
+    whole_plans = sim.env_spec.action.kind == "plan"
+    if whole_plans and recipe.noise:
+        raise ValueError("noise is a fraction of an action's range, which plans lack: say noise=0")
     span = np.subtract(sim.env_spec.action.high, sim.env_spec.action.low)
-    deviation = rng.uniform(0, recipe.noise) * span if disturbed else np.zeros(len(span))
+    deviation = rng.uniform(0, recipe.noise) * span if disturbed and recipe.noise else 0.0
     observation, _ = sim.reset(seed=seed)
     expert.reset(sim)
     segments: list[Demonstration] = []
@@ -85,7 +96,7 @@ def demonstrate(sim: Sim, expert: Expert, seed: int, recipe: Recipe) -> list[Dem
 
     bursts = 0
     while not ended:
-        if disturbed and bursts < BURSTS and rng.uniform() < 1 / BURST_EVERY:
+        if disturbed and bursts < recipe.bursts and rng.uniform() < 1 / recipe.burst_every:
             bursts += 1
             close()
             for _ in range(rng.integers(*BURST_TICKS)):
@@ -95,11 +106,14 @@ def demonstrate(sim: Sim, expert: Expert, seed: int, recipe: Recipe) -> list[Dem
                     return segments if info["is_success"] else []
             expert.reset(sim)
         action = expert.act(sim)
-        seen.append(observation)
-        done.append(action)
+        kept = not whole_plans or action[0] == 0
+        if kept:
+            seen.append(observation)
+            done.append(action)
         executed = action + rng.normal(size=len(span)) * deviation
         observation, reward, terminated, truncated, info = sim.step(executed)
-        rewards.append(reward)
+        if kept:
+            rewards.append(reward)
         success, ended = bool(info["is_success"]), terminated or truncated
     close()
     return segments if success else []

@@ -34,7 +34,10 @@ def run(config: RecordConfig) -> int:
         raise ValueError(f"{out} exists already; remove it, or choose another out=")
     folder = make_run_dir("record", config.run_dir)
     parts = _parts(config, out)
-    recipe = Recipe(SimConfig.from_config(config.sim), config.expert, config.disturb, config.noise)
+    recipe = Recipe(
+        SimConfig.from_config(config.sim), config.expert, config.disturb, config.noise,
+        config.bursts, config.burst_every,
+    )  # fmt: skip
     attempts = 0
     with bar("recording", config.episodes, console) as advance:
 

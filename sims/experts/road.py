@@ -27,9 +27,9 @@ CIRCLES = 4  # that cover a box
 class RoadExpert:
     """The Intelligent Driver Model along the route, as fast as keeps clear of all the others.
 
-    Of several speeds and ways of braking it takes the one that comes farthest among those that
-    touch nobody within the plan's horizon, where everybody follows its lanes at its present speed
-    or picks up speed. It reads what no policy sees: the lanes that others have chosen
+    It takes the highest of several speeds at which it touches nobody within the plan's horizon, or
+    else the speed or the braking at which that comes last, where everybody follows its lanes at its
+    present speed or picks up speed. It reads what no policy sees: the lanes that others have chosen
     (`MetaDriveMap.foreseen_ways`). Whoever comes from behind keeps away by itself.
 
     Args:
@@ -81,53 +81,42 @@ class RoadExpert:
             np.asarray(seen[f"observation.{name}"], np.float64)
             for name in ("ego_states", "route", "neighbors")
         )
-        speed = max(0.0, float(states[-1, 2]))
-        plans = [driver.waypoints(states, route, others) for driver in self._drivers]
-        # Braking harder than in traffic, along the way of the slowest.
+        ghosts = self._ghosts(sim)
+        plans, touched = [], []
+        for driver in self._drivers:
+            plans.append(driver.waypoints(states, route, others))
+            touched.append(self._touched(sim, plans[-1], ghosts))
+            if touched[-1] == len(self._times):
+                return plans[-1]
         way = np.vstack([[0.0, 0.0], plans[0]])
+        speed = max(0.0, float(states[-1, 2]))
         plans += [_braked(way, speed, brake, self._times) for brake in BRAKES]
-        options = np.array(plans)
-        touched = self._touched(sim, options, speed)
-        steps = np.diff(np.concatenate([np.zeros_like(options[:, :1]), options], 1), axis=1)
-        length = np.hypot(steps[..., 0], steps[..., 1]).sum(1)
-        latest = touched == touched.max()
-        return options[np.flatnonzero(latest)[length[latest].argmax()]]
+        touched += [self._touched(sim, plan, ghosts) for plan in plans[len(touched) :]]
+        return plans[int(np.argmax(touched))]
 
     def _touched(
-        self, sim: MetaDriveMap, options: NDArray[np.float64], speed: float
-    ) -> NDArray[np.int64]:
-        """(P,) which waypoint of each option (P, T, 2) is the first at which it touches somebody;
-        T where none."""
-        pose = rear_axle_pose(sim.moments[-1].ego, REAR_AXLE)
+        self, sim: MetaDriveMap, plan: NDArray[np.float64], ghosts: NDArray[np.float64]
+    ) -> int:
+        """Which waypoint of a plan (T, 2) is the first at which it touches somebody; T: none."""
         ego = sim.moments[-1].ego
-        ghosts = self._ghosts(sim)
-        if not ghosts:
-            return np.full(len(options), options.shape[1])
-        x, y, heading, length, width = np.stack(ghosts).transpose(2, 1, 0)  # each (T, N)
-        places = to_world(options, pose)
-        steps = np.diff(
-            np.concatenate([np.tile([pose.x, pose.y], (len(options), 1, 1)), places], 1), axis=1
-        )
-        moved = np.hypot(steps[..., 0], steps[..., 1])
-        angle = np.where(moved > 0.05, np.arctan2(steps[..., 1], steps[..., 0]), pose.heading)
+        pose = rear_axle_pose(ego, REAR_AXLE)
+        places = to_world(plan, pose)
+        steps = np.diff(places, axis=0, prepend=[[pose.x, pose.y]])
+        moved = np.hypot(*steps.T)
+        heading = np.where(moved > 0.05, np.arctan2(steps[:, 1], steps[:, 0]), pose.heading)
         pace = moved * len(self._times) / self._times[-1]
-        ours = _circles(
-            places[..., 0],
-            places[..., 1],
-            angle,
-            back=(ego.length / 2 - REAR_AXLE),
-            front=ego.length / 2 + REAR_AXLE + LEAD_S * pace,
-        )  # (P, T, C, 2)
-        theirs = _circles(x, y, heading, back=length / 2, front=length / 2)  # (T, N, C, 2)
-        apart = np.linalg.norm(
-            ours[:, :, None, :, None] - theirs[None, :, :, None, :], axis=-1
-        ).min((-2, -1))  # (P, T, N)
+        front = ego.length / 2 + REAR_AXLE + LEAD_S * pace
+        ours = _circles(*places.T, heading, back=ego.length / 2 - REAR_AXLE, front=front)
+        x, y, turned, length, width = ghosts.transpose(2, 1, 0)  # each (T, N)
+        theirs = _circles(x, y, turned, back=length / 2, front=length / 2)
+        offsets = ours[:, None, :, None] - theirs[:, :, None]  # (T, N, C, C, 2)
+        apart = np.hypot(offsets[..., 0], offsets[..., 1]).min((-2, -1), initial=np.inf)
         margin = MARGIN_M + MARGIN_GROWTH * self._times[:, None]
-        near = apart < (ego.width + width) / 2 + margin
-        return np.where(near.any((1, 2)), near.any(2).argmax(1), options.shape[1])
+        near = (apart < (ego.width + width) / 2 + margin).any(1)
+        return int(near.argmax()) if near.any() else len(near)
 
-    def _ghosts(self, sim: MetaDriveMap) -> list[NDArray[np.float64]]:
-        """Where others will be: (T, 5) of x, y, heading, length, width each."""
+    def _ghosts(self, sim: MetaDriveMap) -> NDArray[np.float64]:
+        """Where others may be: (N, T, 5) of x, y, heading, length and width."""
         ways = sim.foreseen_ways()
         pose, ego = rear_axle_pose(sim.moments[-1].ego, REAR_AXLE), sim.moments[-1].ego
         ghosts = []
@@ -149,7 +138,7 @@ class RoadExpert:
             picked_up = np.minimum(PICK_UP * self._times, max(CRUISE - body.speed, 0.0))
             quicker = steady + np.cumsum(picked_up) * (self._times[1] - self._times[0])
             ghosts += [np.column_stack([_along(way, at), size]) for at in (steady, quicker)]
-        return ghosts
+        return np.array(ghosts).reshape(-1, len(self._times), 5)
 
 
 def _braked(

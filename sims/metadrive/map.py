@@ -86,6 +86,7 @@ class MetaDriveMap(MetaDriveSim):
 
     def _begin(self, seed: int) -> str:
         env = self.engine.take()
+        self._vehicle = metadrive("component.vehicle.base_vehicle").BaseVehicle
         env.reset(seed=seed % MAPS)
         self.surroundings = _surroundings(env)
         self._names = {}
@@ -93,13 +94,12 @@ class MetaDriveMap(MetaDriveSim):
 
     def _others(self) -> Mapping[str, Body]:
         managers = self.engine.env.engine.managers
-        vehicle = metadrive("component.vehicle.base_vehicle").BaseVehicle
         others = {}
         for manager in ("traffic_manager", "object_manager"):
             for name, thing in getattr(managers.get(manager), "spawned_objects", {}).items():
                 # MetaDrive's names are another each time.
                 key = self._names.setdefault(name, str(len(self._names)))
-                kind = "vehicle" if isinstance(thing, vehicle) else "other"
+                kind = "vehicle" if isinstance(thing, self._vehicle) else "other"
                 size = float(thing.LENGTH), float(thing.WIDTH), float(thing.HEIGHT)
                 others[key] = self._body(Body(kind, 0, 0, 0, 0, 0, *size), thing)
         return others
