@@ -1,0 +1,77 @@
+"""An answer while it is written, one row for each of a batch."""
+
+from __future__ import annotations
+
+import torch
+
+from fastloop.accel.decoding.canvas import Canvas
+from fastloop.accel.decoding.choose import Choice
+from fastloop.accel.decoding.model import ModelSpec
+
+__all__ = ["Answer"]
+
+
+class Answer:
+    """B copies of a canvas, on the device, in which slots that are not written hold the mask id.
+
+    Attributes:
+        tokens: (B, n) int64.
+        given: (n,) bool, on the device.
+        values: for each slot whether it is to be filled, on the host.
+        stoppable: whether some slot may hold the model's stop id.
+
+    Raises:
+        ValueError: when the canvas is of another vocabulary, or a slot may hold nothing but the
+            mask id.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, canvas: Canvas, rows: int, device: torch.device | str
+    ) -> None:
+        if canvas.allowed.shape[1] != spec.vocab:
+            raise ValueError(
+                f"the canvas is made for {canvas.allowed.shape[1]} tokens, the model has "
+                f"{spec.vocab}"
+            )
+        host = canvas.to("cpu")
+        allowed = host.allowed.clone()
+        allowed[:, spec.mask_id] = False
+        kinds = host.kind[~host.given]
+        if not allowed[kinds].any(1).all():
+            raise ValueError(f"a slot may hold nothing but the mask id {spec.mask_id}")
+        if (host.tokens[host.given] == spec.mask_id).any():
+            raise ValueError(f"a given slot holds the mask id {spec.mask_id}")
+        self.spec, self.canvas = spec, host
+        self.values: list[bool] = (~host.given).tolist()
+        self.stoppable = spec.stop_id is not None and bool(allowed[kinds, spec.stop_id].any())
+        self.given = host.given.to(device)
+        self._kind, self._allowed = host.kind.to(device), allowed.to(device)
+        empty = host.tokens.masked_fill(~host.given, spec.mask_id).to(device)
+        self.tokens = empty.expand(rows, -1).clone()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def within(self, logits: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        """Logits (B, Q, V) of slots (B or 1, Q), -inf where a token may not stand."""
+        return logits.masked_fill(~self._allowed[self._kind[slots]], float("-inf"))
+
+    def choose(
+        self, choice: Choice, logits: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Tokens (B, Q) for slots (B or 1, Q) that are at positions (B, Q)."""
+        return choice(self.within(logits, slots), positions)
+
+    def stops(self, tokens: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        """Where (B, Q) tokens of slots (B or 1, Q) end the answer: a stop id that was not given."""
+        if not self.stoppable:
+            return torch.zeros_like(tokens, dtype=torch.bool)
+        return (tokens == self.spec.stop_id) & ~self.given[slots]
+
+    def finished(self) -> torch.Tensor:
+        """The tokens (B, n); all that follows a stop id that was chosen is a stop id."""
+        if not self.stoppable:
+            return self.tokens
+        slots = torch.arange(len(self), device=self.tokens.device)[None]
+        ended = self.stops(self.tokens, slots).cumsum(1) > 0
+        return self.tokens.masked_fill(ended, self.spec.stop_id or 0)

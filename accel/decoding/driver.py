@@ -1,0 +1,63 @@
+"""What all ways of decoding have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from fastloop.accel.decoding.canvas import Canvas
+from fastloop.accel.decoding.choose import Choice
+from fastloop.accel.decoding.context import Context
+from fastloop.accel.decoding.model import LanguageModel, Regime
+from fastloop.accel.decoding.result import Decoded, Exactness
+
+__all__ = ["Driver"]
+
+
+class Driver(Protocol):
+    """A way of decoding: a frozen dataclass, without state.
+
+    Attributes:
+        name: in reports; ``none`` for token by token.
+        exactness: what its answers equal.
+        regimes: of the models that it is right for.
+        choice: which token stands in a slot.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    exactness: ClassVar[Exactness]
+    regimes: ClassVar[frozenset[Regime]]
+
+    @property
+    def name(self) -> str:
+        """See above."""
+        ...
+
+    @property
+    def choice(self) -> Choice:
+        """See above."""
+        ...
+
+    def decode(
+        self,
+        model: LanguageModel,
+        context: Context,
+        canvas: Canvas,
+        *,
+        continued: bool = True,
+        debug: bool = False,
+    ) -> Decoded:
+        """Fill a canvas for all B rows of a context.
+
+        Args:
+            model: that made the context.
+            context: changed in place. Afterwards it has read the whole answer, and its logits
+                speak of what comes next, if `continued`.
+            canvas: the same for all rows.
+            continued: whether somebody reads on from the context. Where nobody does, passes that
+                would only keep the last tokens are left out.
+            debug: check that what is kept was read from the tokens that stand.
+
+        Returns:
+            the answer; times and counts are of this call.
+        """
+        ...
