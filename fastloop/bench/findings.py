@@ -132,6 +132,8 @@ def metrics(arms: Sequence[ArmFindings], unit: str) -> dict[str, dict[str, Any]]
         if arm.comparison:
             gap = asdict(arm.comparison.difference.interval)
             found[f"success_difference_{name}"] = {"unit": "fraction"} | gap
+            for figure, mean in arm.comparison.figures.items():
+                found[f"{figure}_difference_{name}"] = {"unit": ""} | asdict(mean)
     return found
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from fastloop.bench.findings import ArmFindings
 from fastloop.sims.findings import Comparison
 from fastloop.sims.report.console import text_table
-from fastloop.sims.report.text import milliseconds, percent, points, times
+from fastloop.sims.report.text import difference_cell, milliseconds, percent, points, times
 
 __all__ = ["CAPTION", "Table", "print_tables", "stage_table", "tables"]
 
@@ -46,6 +46,16 @@ def tables(arms: Sequence[ArmFindings], unit: str) -> list[Table]:
             "Success in closed loop, points beside the policy as published",
             ("arm", "verdict", "difference", "95% interval", "pairs"),
             [_success(arm.name, arm.comparison) for arm in arms if arm.comparison],
+        ),
+        Table(
+            "Means over episodes, beside the policy as published",
+            ("arm", "figure", "difference", "pairs"),
+            [
+                [arm.name, name, difference_cell(gap), str(gap.n)]
+                for arm in arms
+                if arm.comparison
+                for name, gap in arm.comparison.figures.items()
+            ],
         ),
         Table("Work of a chunk", work_head, [_work(arm) for arm in arms]),
     ]

@@ -13,6 +13,7 @@ __all__ = [
     "LATENCY_HEAD",
     "SUCCESS_HEAD",
     "accel_facts",
+    "difference_cell",
     "figure_head",
     "figure_rows",
     "latency_row",
@@ -107,7 +108,7 @@ def figure_rows(findings: Findings) -> list[list[str]]:
     rows = []
     for name in dict.fromkeys(name for arm in findings.arms for name in arm.figures):
         means = [arm.figures.get(name) for arm in findings.arms]
-        gap = [_mean_cell(first.get(name))] if findings.comparisons else []
+        gap = [difference_cell(first.get(name))] if findings.comparisons else []
         rows.append([name, *map(_mean_cell, means), *gap])
     return rows
 
@@ -118,11 +119,16 @@ def figure_head(findings: Findings) -> list[str]:
     return ["figure", *arms, *(["difference"] if findings.comparisons else [])]
 
 
-def _mean_cell(mean: Interval | None) -> str:
+def difference_cell(gap: Interval | None) -> str:
+    """A mean difference with its interval, all signed."""
+    return _mean_cell(gap, sign="+")
+
+
+def _mean_cell(mean: Interval | None, sign: str = "") -> str:
     if mean is None or math.isnan(mean.value):
         return "-"
-    ends = "" if math.isnan(mean.low) else f" ({mean.low:.3g} to {mean.high:.3g})"
-    return f"{mean.value:.3g}{ends}"
+    value, low, high = (f"{end:{sign}.3g}" for end in (mean.value, mean.low, mean.high))
+    return value if math.isnan(mean.low) else f"{value} ({low} to {high})"
 
 
 def accel_facts(accel: Mapping[str, Any]) -> dict[str, str]:
