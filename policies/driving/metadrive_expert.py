@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -124,7 +125,7 @@ def _read(path: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         weights = {key: torch.tensor(arrays[_name(key)].T.astype(np.float64)) for key in like}
     except (
         EOFError, LookupError, MemoryError, NotImplementedError, OSError, RuntimeError, SyntaxError,
-        TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+        TypeError, ValueError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         raise CheckpointError(f"{path} is not MetaDrive's expert_weights.npz: {error}") from error
     if not all(value.isfinite().all() for value in weights.values()):

@@ -17,7 +17,7 @@ from fastloop.setup import Setup, load
 from fastloop.verbs.eval import _chunking
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", sorted(set(PLANNERS) - {"metadrive_expert"}))
 def test_info_of_a_baseline(name, tmp_path, capfd):
     assert cli.main(["info", f"ckpt={name}", f"run_dir={tmp_path / 'run'}"]) == 0
     assert "planner" in capfd.readouterr().out

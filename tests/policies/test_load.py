@@ -138,7 +138,7 @@ def test_planners_have_names(tmp_path, monkeypatch):
         "observation.neighbors": TensorSpec((8, 10)),
     }
     drives = EnvSpec("Drives", shown, waypoint, control_hz=2.0, max_steps=1, horizon=6)
-    for name in PLANNERS:
+    for name in set(PLANNERS) - {"metadrive_expert"}:
         planner = load_policy(name, env=drives, n_action_steps=3)
         assert isinstance(planner, Policy)
         assert (planner.spec.horizon, planner.spec.n_action_steps) == (6, 3)
