@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,11 +59,11 @@ class SceneConfig:
 class SceneEncoder(nn.Module):
     """A transformer over everything in a scene, read out by a fixed number of learned queries.
 
-    One token each for the vehicle's own past with its intent, every neighbor, every piece of the
-    map (PointNet, Qi et al. 2017, over its points, as in VectorNet, Gao et al. 2020) and the route;
-    rows that are not there are masked. The order of neighbors and of pieces has no meaning. Numbers
-    are brought to scale by fixed physical units, so the normalizer is not used; places are given
-    twice, in units of 50 m and squashed to what is within a few meters.
+    A token each are the vehicle's own past with its intent, the route, every neighbor, and every
+    piece of the map (its points through a PointNet, Qi et al. 2017, as in VectorNet, Gao et al.
+    2020). What is not there is masked, and the order of neighbors and pieces has no meaning. Scales
+    are fixed physical ones, so the normalizer is not used; places are given at two, to tell finely
+    what is near.
 
     Args:
         inputs: `PolicySpec.inputs`: the driving vocabulary's vectors, `observation.ego_states` and
@@ -188,16 +189,20 @@ def _neighbor_features(rows: torch.Tensor) -> torch.Tensor:
 def _check(inputs: Mapping[str, TensorSpec], n_obs_steps: int, config: SceneConfig) -> None:
     if n_obs_steps != 1:
         raise ValueError(f"a scene encoder reads 1 observation, not {n_obs_steps}")
-    if EGO not in inputs or (unknown := [key for key in inputs if key not in SHAPES]):
-        other = f" and not {', '.join(unknown)}" if EGO in inputs else f"; {EGO} is missing"
-        raise ValueError(f"a scene encoder reads {', '.join(SHAPES)}{other}")
+    if EGO not in inputs or not set(inputs) <= set(SHAPES):
+        others = ", ".join(key for key in SHAPES if key != EGO)
+        raise ValueError(
+            f"a scene encoder reads {EGO} and any of {others}; not {', '.join(inputs) or 'nothing'}"
+        )
     for key, spec in inputs.items():
         shape = SHAPES[key]
-        same = [want in (None, got) for want, got in zip(shape, spec.shape, strict=False)]
-        if len(spec.shape) != len(shape) or not all(same) or not math.prod(spec.shape):
-            expected = ", ".join("any" if n is None else str(n) for n in shape)
-            raise ValueError(f"{key} has shape {spec.shape}; a scene encoder reads ({expected})")
-    sizes = (config.tokens, config.history, config.neighbors, config.polylines)
-    if min(*sizes, config.layers, config.heads) < 1 or config.width % (2 * config.heads):
-        raise ValueError(f"no scene encoder has {config}: all must be 1 or more, width a multiple "
-                         "of twice the heads")  # fmt: skip
+        same = len(spec.shape) == len(shape) and all(
+            given > 0 and wanted in (None, given)
+            for wanted, given in zip(shape, spec.shape, strict=True)
+        )
+        if not same:
+            raise ValueError(f"{key} has shape {spec.shape}; a scene encoder reads {shape}")
+    if min(dataclasses.astuple(config)) < 1 or config.width % (2 * config.heads):
+        raise ValueError(
+            f"{config}: all must be 1 or more, and the width a multiple of twice the heads"
+        )
