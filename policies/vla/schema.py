@@ -28,7 +28,7 @@ __all__ = [
 
 FOLDER = Path(__file__).with_name("schemas")
 ASSIGNMENTS = ("release", "own_section")
-UNSAFE = re.compile(r'["\\\x00-\x1f]')
+UNSAFE = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
 
 
 class SchemaError(ValueError):

@@ -15,7 +15,7 @@ from fastloop.policies.vla.tokenizer import NULL
 
 __all__ = ["Written", "check_points", "format_number", "write"]
 
-OLD_NULL = "|<NULL|>"  # stands in published data
+OLD_NULL = "|<NULL>|"  # in published answers
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _encode_text(layout: Layout, path: str, field: Text, value: Any) -> tuple[li
     text = clean(asked)
     ids = layout.tokenizer.encode(text)
     room = field.tokens - field.closes
-    notes = [] if text == asked else ["quotes, backslashes and control characters replaced"]
+    notes = [] if text == asked else ["characters that JSON would escape replaced"]
     if len(ids) > room:
         notes.append(f"{len(ids)} tokens cut to {room}")
         ids = ids[:room]
