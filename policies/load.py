@@ -17,6 +17,9 @@ from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.driving.planners import PLANNERS, is_planner, make_planner
 from fastloop.policies.driving.whole_plans import WholePlans, waypoint_env
 from fastloop.policies.spec import EnvSpec, SpecMismatchError
+from fastloop.policies.vla.checkpoint import is_vlm
+from fastloop.policies.vla.decoding import DecodingConfig
+from fastloop.policies.vla.policy import VisionLanguagePlanner
 
 __all__ = [
     "WEIGHTS",
@@ -42,12 +45,14 @@ def load_policy(
 
     Args:
         checkpoint: a name under ``policies/weights``, one of our folders, a LeRobot policy folder,
-            or a ``.ckpt`` of diffusion_policy: a `DiffusionPolicy`. Or one of `PLANNERS`, or
-            AD-MLP's ``.pth``: a planner, which has no denoising loop.
+            or a ``.ckpt`` of diffusion_policy: a `DiffusionPolicy`. The folder of a
+            vision-language model: a `VisionLanguagePlanner`. Or one of `PLANNERS`, or AD-MLP's
+            ``.pth``: a planner, which has no denoising loop.
         env: what it will drive; says what the actions mean where the file does not. Planners by
-            name need it: they plan the waypoints of its horizon. Where it takes whole plans, the
-            policy comes as `WholePlans`.
-        sampler: fields of `SamplerConfig` that replace the checkpoint's.
+            name and vision-language models need it: they plan the waypoints of its horizon. Where
+            it takes whole plans, the policy comes as `WholePlans`.
+        sampler: fields of `SamplerConfig` that replace the checkpoint's; of `DecodingConfig` for a
+            vision-language model.
         n_action_steps: actions executed before planning again, when not the checkpoint's; ticks of
             `env` where it takes whole plans.
         device: torch device; planners compute on the CPU.
@@ -58,7 +63,7 @@ def load_policy(
         SpecMismatchError: when the file does not say what its actions mean, and `env` takes another
             number of them; when a planner cannot plan for `env`.
         ValueError: for an unknown sampler field (the known ones are listed) or device; for a
-            planner with a sampler, or by name without `env`.
+            planner with a sampler; for a planner by name or a vision-language model without `env`.
     """
     if env is not None and env.action.kind == "plan":
         planner = load_policy(checkpoint, env=waypoint_env(env), sampler=sampler, device=device)
@@ -67,8 +72,13 @@ def load_policy(
         if sampler:
             raise ValueError(f"{checkpoint} is a planner and has no sampler: drop {dict(sampler)}")
         return make_planner(checkpoint, env=env, n_action_steps=n_action_steps)
+    path = find_checkpoint(checkpoint)
+    if is_vlm(path):
+        return _load_vision_language(
+            path, env=env, decoding=sampler or {}, n_action_steps=n_action_steps, device=device
+        )
     return make_policy(
-        load_checkpoint(find_checkpoint(checkpoint)),
+        load_checkpoint(path),
         env=env, sampler=sampler, n_action_steps=n_action_steps, device=device,
     )  # fmt: skip
 
@@ -99,11 +109,7 @@ def make_policy(
     if n_action_steps is not None:
         changes["n_action_steps"] = n_action_steps
     if sampler:
-        known = {field.name for field in dataclasses.fields(loaded.sampler)}
-        if set(sampler) - known:
-            raise ValueError(
-                f"unknown sampler fields {sorted(set(sampler) - known)}; have {sorted(known)}"
-            )
+        _check_fields(sampler, loaded.sampler, "sampler")
         changes["sampler"] = dataclasses.replace(loaded.sampler, **sampler)
     loaded = dataclasses.replace(loaded, **changes)
     policy = DiffusionPolicy(
@@ -117,6 +123,34 @@ def make_policy(
         return accelerate(policy, AccelConfig("exact"))
     except ValueError:  # a network that is no stack of branches runs as published
         return policy
+
+
+def _load_vision_language(
+    path: Path,
+    *,
+    env: EnvSpec | None,
+    decoding: Mapping[str, Any],
+    n_action_steps: int | None,
+    device: str,
+) -> VisionLanguagePlanner:
+    if env is None:
+        raise ValueError(
+            f"{path} plans the waypoints that an environment asks for: give env=, the EnvSpec of "
+            "what it will drive"
+        )
+    _check_fields(decoding, DecodingConfig, "decoding")
+    policy = VisionLanguagePlanner.load(
+        path, env, decoding=DecodingConfig(**decoding), device=device
+    )
+    if n_action_steps is not None:
+        policy.spec = dataclasses.replace(policy.spec, n_action_steps=n_action_steps)
+    return policy
+
+
+def _check_fields(given: Mapping[str, Any], config: Any, name: str) -> None:
+    known = {field.name for field in dataclasses.fields(config)}
+    if unknown := set(given) - known:
+        raise ValueError(f"unknown {name} fields {sorted(unknown)}; have {sorted(known)}")
 
 
 def find_checkpoint(name: str | Path) -> Path:

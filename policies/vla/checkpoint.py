@@ -84,7 +84,7 @@ def is_vlm(path: str | Path) -> bool:
 
 
 def load_vlm(
-    folder: str | Path, *, dtype: str = "float32", device: torch.device | str = "cpu"
+    folder: str | Path, *, dtype: str = "", device: torch.device | str = "cpu"
 ) -> VLMCheckpoint:
     """Read a model by the path of its folder; nothing is downloaded, no code of it is run.
 
@@ -93,16 +93,22 @@ def load_vlm(
 
     Args:
         folder: see the module.
-        dtype: of the weights, one of `DTYPES`.
+        dtype: of the weights, one of `DTYPES`; "" for bfloat16 on a GPU and float32 elsewhere.
         device: torch device.
 
     Raises:
+        ValueError: for an unknown dtype, or a device that there is not.
         CheckpointError: for another kind of model, for weights that are missing, left over or of
             another shape (they are named), and for damaged files.
         RefusedError: for weights that only pickle can read.
         MissingExtraError: without transformers.
     """
     folder = Path(folder)
+    try:
+        on = torch.empty(0, device=device).device.type
+    except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
+        raise ValueError(f"the model cannot be put on device {device!r}: {error}") from error
+    dtype = dtype or ("bfloat16" if on == "cuda" else "float32")
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; have: {', '.join(DTYPES)}")
     described = read_json(folder / "config.json")

@@ -1,0 +1,230 @@
+"""A vision-language model that drives: cameras, past and command in, waypoints in an answer out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastloop.accel.decoding.choose import Choice, Greedy, Gumbel
+from fastloop.accel.decoding.model import LanguageModel
+from fastloop.accel.decoding.rollouts import decode, rollouts
+from fastloop.accel.report import AccelReport
+from fastloop.policies.base import Budget, Plan
+from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.history import History
+from fastloop.policies.rng import Rng
+from fastloop.policies.spec import EnvSpec, PolicySpec, SpecMismatchError
+from fastloop.policies.vla.answer import read_tokens
+from fastloop.policies.vla.canvas import Layout, build_layout
+from fastloop.policies.vla.checkpoint import TOKENIZER, load_vlm
+from fastloop.policies.vla.decoding import DecodingConfig, build_driver
+from fastloop.policies.vla.images import PatchConfig
+from fastloop.policies.vla.prompt import Prompt, Template, build_prompt, load_template
+from fastloop.policies.vla.qwen25vl import Qwen25VL
+from fastloop.policies.vla.schema import load_schema
+from fastloop.policies.vla.selectors import SELECTORS
+from fastloop.policies.vla.tokenizer import MASK, FileTokenizer, token_id
+from fastloop.policies.vla.waypoints import WaypointPlan
+
+__all__ = ["VisionLanguagePlanner"]
+
+STATES, INTENT, IMAGES = "observation.ego_states", "observation.intent", "observation.images."
+
+
+class VisionLanguagePlanner:
+    """Plans the waypoints that a model writes.
+
+    It reads ``observation.ego_states`` (O, 6), ``observation.intent`` and one picture a camera. An
+    answer that holds no waypoints does not stop anything: the plan goes on at constant velocity,
+    and its text ends in the reason, in brackets.
+
+    Args:
+        model: reads prompts and text.
+        layout: of its answer.
+        template: words of the question.
+        pictures: how the model cuts them.
+        cameras: in the order that it knows, without ``observation.images.``.
+        env: what it plans for; its action must be a waypoint (x, y) and its horizon known.
+        decoding: how the answer is written.
+
+    Raises:
+        SpecMismatchError: when `env` does not show or take that.
+        ValueError: when the model cannot be decoded so, or the schema holds no waypoints.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        layout: Layout,
+        *,
+        template: Template,
+        pictures: PatchConfig,
+        cameras: Sequence[str],
+        env: EnvSpec,
+        decoding: DecodingConfig | None = None,
+    ) -> None:
+        self.waypoints = WaypointPlan(layout.schema, env)
+        self.cameras = tuple(IMAGES + camera for camera in cameras)
+        reads = (STATES, INTENT, *self.cameras)
+        if missing := [key for key in reads if key not in env.observations]:
+            offered = ", ".join(env.observations) or "nothing"
+            raise SpecMismatchError(f"the model reads {missing}; {env.name} offers {offered}")
+        self.model, self.layout, self.template = model, layout, template
+        self.pictures = pictures
+        self.decoding = decoding or DecodingConfig()
+        self.driver = build_driver(self.decoding, model.spec, Greedy())
+        self.name, self.digest = "vision_language", model.spec.digest
+        self.spec = PolicySpec(
+            inputs={key: env.observations[key] for key in reads},
+            action=env.action, n_obs_steps=1, horizon=self.waypoints.horizon, n_action_steps=1,
+            control_hz=env.control_hz,
+        )  # fmt: skip
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        env: EnvSpec,
+        *,
+        decoding: DecodingConfig | None = None,
+        device: torch.device | str = "cpu",
+        dtype: str = "",
+    ) -> VisionLanguagePlanner:
+        """Load from a folder that `load_vlm` reads.
+
+        Args:
+            folder: with a tokenizer, and a manifest that names a schema and a prompt.
+            env, decoding: as above.
+            device, dtype: as `load_vlm`.
+
+        Raises:
+            CheckpointError: as `load_vlm`, and for a model that was not taught to drive or whose
+                tokenizer does not fit it.
+        """
+        loaded = load_vlm(folder, dtype=dtype, device=device)
+        told = loaded.manifest
+        if loaded.schema is None or told.prompt is None:
+            raise CheckpointError(
+                f"{folder} does not say what the model was taught to answer: name its schema and "
+                "its prompt in fastloop.json"
+            )
+        try:
+            tokenizer = FileTokenizer(Path(folder) / TOKENIZER)
+            template = load_template(told.prompt)
+            layout = build_layout(load_schema(loaded.schema), tokenizer, vocab=loaded.spec.vocab)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
+        if (mask := token_id(tokenizer, MASK)) != told.mask_id:
+            raise CheckpointError(
+                f"{folder}: {MASK} is {mask} of its tokenizer, not {told.mask_id}"
+            )
+        vision = loaded.network.config.vision_config
+        pictures = PatchConfig(
+            told.min_pixels, told.max_pixels, vision.patch_size, vision.spatial_merge_size,
+            vision.temporal_patch_size,
+        )  # fmt: skip
+        return cls(
+            Qwen25VL(loaded.network, loaded.spec), layout, template=template, pictures=pictures,
+            cameras=told.cameras, env=env, decoding=decoding,
+        )  # fmt: skip
+
+    def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
+        """Waypoint k (from 0) is for ``(k + 1) / control_hz`` seconds from now; the budget is not
+        used.
+
+        Raises:
+            ValueError: for a past that is no number, pictures that are none, or a prompt that the
+                model is too small for.
+        """
+        start = time.perf_counter()
+        states = history[STATES][:, -1].cpu()
+        prompts = self.prompts(history)
+        prompt_ms = 1e3 * (time.perf_counter() - start)
+        answers, report = self._write(prompts, rng)
+        plans, texts = [], []
+        for row, rows in zip(states, answers.cpu(), strict=True):
+            candidates, text = self._read(row, rows)
+            plans.append(candidates)
+            texts.append(text)
+        found = torch.stack([candidates for candidates, _ in plans])
+        return Plan(
+            actions=torch.stack([chosen for _, chosen in plans]),
+            dt=1 / self.spec.control_hz,
+            t0=history.ticks,
+            text=tuple(texts),
+            candidates=found if self.decoding.rollouts > 1 else None,
+            report=replace(report, stage_ms={"prompt": prompt_ms, **report.stage_ms}),
+        )
+
+    def prompts(self, history: History) -> list[Prompt]:
+        """The question of each of B environments."""
+        states, intents = (history[key][:, -1].cpu() for key in (STATES, INTENT))
+        frames = [history[camera][:, -1].cpu() for camera in self.cameras]
+        questions = []
+        for b in range(len(history)):
+            try:
+                question = build_prompt(
+                    self.template, self.layout.tokenizer, self.pictures,
+                    frames=[camera[b] for camera in frames], states=states[b],
+                    intent=int(intents[b]),
+                )  # fmt: skip
+            except ValueError as error:
+                raise ValueError(f"environment {b}: {error}") from error
+            questions.append(question)
+        return questions
+
+    def _write(self, prompts: Sequence[Prompt], rng: Rng) -> tuple[torch.Tensor, AccelReport]:
+        """Answers (B, N, n) and what they took."""
+        config, canvas = self.decoding, self.layout.canvas
+        if config.rollouts == 1:
+            seeds = tuple(_seed(key, 0) for key in rng.keys)
+            choice: Choice = Gumbel(config.temperature, seeds) if config.temperature else Greedy()
+            driver: Any = replace(self.driver, choice=choice)
+            decoded = decode(self.model, prompts, canvas, driver)
+            return decoded.tokens[:, None], decoded.report()
+        parts = [
+            rollouts(
+                self.model, prompt, canvas, self.driver, temperature=config.temperature,
+                seeds=[_seed(key, n) for n in range(config.rollouts)],
+            )
+            for prompt, key in zip(prompts, rng.keys, strict=True)
+        ]  # fmt: skip
+        report = AccelReport.total(part.report() for part in parts)
+        return torch.stack([part.tokens for part in parts]), replace(report, plans=1)
+
+    def _read(
+        self, states: torch.Tensor, answers: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], str]:
+        """Candidates (N, T, 2), the plan (T, 2) and its text, of one environment's answers (N, n).
+
+        A candidate that cannot be read stands at constant velocity and is not chosen from.
+        """
+        read = [read_tokens(self.layout, tokens) for tokens in answers]
+        straight = self.waypoints.straight_on(states)
+        candidates = torch.stack(
+            [straight if one.fallback else self.waypoints(one.values) for one in read]
+        )
+        good = torch.tensor([not one.fallback for one in read])
+        if len(read) == 1 or not good.any():
+            chosen = candidates[0]
+        else:
+            chosen = SELECTORS[self.decoding.selector](candidates[good])
+        # What keeps waypoints from being read is told first.
+        told = sorted((one for one in read if one.reason), key=lambda one: not one.fallback)
+        reason = told[0].reason if told else ""
+        if not good.any():
+            reason = f"constant velocity: {reason}"
+        elif not good.all():
+            reason = f"{int((~good).sum())} of {len(read)} rollouts left out: {reason}"
+        return (candidates, chosen), read[0].text + (f" [{reason}]" if reason else "")
+
+
+def _seed(key: tuple[int, int, int], rollout: int) -> int:
+    """Of the noise of one environment's tick."""
+    return int.from_bytes(hashlib.blake2b(repr((key, rollout)).encode(), digest_size=8).digest())
