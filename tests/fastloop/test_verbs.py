@@ -361,7 +361,7 @@ def test_an_accelerator_that_would_save_nothing_is_told(trained, tmp_path, capsy
     ("overrides", "message"),
     [
         (["chunking=magic"], "unknown chunking 'magic'; have: receding, ensemble"),
-        (["clock.kind=sand"], "unknown clock 'sand'; have: frozen, replay, wall"),
+        (["clock.kind=sand"], "unknown clock 'sand'; have: frozen, replay, measured, wall"),
         (["clock.kind=replay"], ""),
         (["video=always"], ""),
         (["num_envs=0"], "num_envs must be 1 or more"),

@@ -19,6 +19,7 @@ def test_whole_ticks_do_not_round_up(ticks, hz):
 def test_frozen_and_wall():
     assert Frozen().latency_s(0.3, episode=1, plan=2) == 0
     assert Wall().latency_s(0.3, episode=1, plan=2) == 0.3
+    assert Wall(scale=2).latency_s(0.3, episode=1, plan=2) == 0.6
 
 
 def test_replay_reads_the_trace_in_order_from_each_episodes_own_place():
