@@ -7,12 +7,13 @@ Made from what an observation tells and from the way that was then driven. What 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLAGS", "annotate", "critical_objects", "meta_behavior"]
+__all__ = ["FLAGS", "annotate", "critical_objects", "explanations", "meta_behavior"]
 
 FLAGS = (
     "nearby_vehicle", "pedestrian", "cyclist", "construction", "traffic_element",
@@ -21,6 +22,11 @@ FLAGS = (
 )  # fmt: skip
 VEHICLE, PEDESTRIAN, CYCLIST, OTHER = range(4)  # kinds in `observation.neighbors`
 INTENTS = ("unknown", "straight", "left", "right")
+LONGITUDINAL = ("keep speed", "accelerate", "decelerate", "stop")
+LATERAL = (
+    "go straight", "follow lane", "turn left", "turn right", "change lane left",
+    "change lane right",
+)  # fmt: skip
 STEP_S, STEPS, PER_SECOND = 0.25, 20, 4
 NEAR_M = 30.0  # how far a road user is worth a word
 LENGTH_M, WIDTH_M, AXLE_M = 4.6, 2.0, 1.4  # of the vehicle, and from its rear axle to its middle
@@ -130,6 +136,20 @@ def meta_behavior(speed: float, intent: int, future: NDArray[np.float64]) -> dic
     else:
         lateral = "go straight" if abs(heading) <= STRAIGHT else "follow lane"
     return {"longitudinal": longitudinal, "lateral": lateral}
+
+
+def explanations() -> list[str]:
+    """Enough of what `annotate` may explain that every word of it stands there, for a tokenizer."""
+    told: list[set[str]] = [set(), *({flag} for flag in FLAGS), set(FLAGS)]
+    return [
+        _explanation(
+            {flag: flag in flags for flag in FLAGS}, 0.0, intent,
+            {"longitudinal": longitudinal, "lateral": lateral},
+        )
+        for flags in told
+        for intent in range(len(INTENTS))
+        for longitudinal, lateral in product(LONGITUDINAL, LATERAL)
+    ]  # fmt: skip
 
 
 def _headings(future: NDArray[np.float64]) -> NDArray[np.float64]:

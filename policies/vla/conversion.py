@@ -20,14 +20,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastloop.accel.decoding.model import ModelSpec
 from fastloop.policies.vla.losses import chunked_cross_entropy
 from fastloop.policies.vla.masks import PADDING, causal, doubled
 from fastloop.policies.vla.noise import UNIFORM, complementary, masking_probability
 
-__all__ = ["Objective", "annealed_block_size", "autoregressive_loss", "block_diffusion_loss"]
+__all__ = [
+    "Objective",
+    "annealed_block_size",
+    "autoregressive_loss",
+    "block_diffusion_loss",
+    "doubled_pass",
+]
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -68,7 +73,7 @@ def annealed_block_size(progress: float, largest: int) -> int:
     return int(2 ** (1 + min(int(progress * sizes), sizes - 1)))
 
 
-def autoregressive_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+def autoregressive_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Cross-entropy of the answer's tokens, each foretold from all before it; a mean over them."""
     ids = batch["ids"]
     real, at = _slots(batch)
@@ -78,7 +83,7 @@ def autoregressive_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def block_diffusion_loss(
-    model: nn.Module,
+    model: Any,
     batch: Batch,
     spec: ModelSpec,
     objective: Objective,
@@ -114,31 +119,51 @@ def block_diffusion_loss(
     masked = complementary(
         probability, free=real & ~batch["given"], always=stop, generator=generator
     )
-    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    drafts = embeddings(torch.where(masked, spec.mask_id, tokens))
-    positions = batch["positions"]
-    here = at if positions.ndim == 2 else at[:, None].expand(-1, positions.shape[1], -1)
-    here = positions.gather(-1, here)
-    hidden = _decode(
-        model,
-        torch.cat([*drafts, _embed(model, batch)], 1),
-        doubled(block, batch["block"], copies=2),
-        torch.cat([here, here, positions], -1),
-    )
-    slots, shift = block.shape[1], spec.logit_shift
-    drafted = hidden[:, : 2 * slots].unflatten(1, (2, slots)).transpose(0, 1)
-    speaks = slice(None, slots - shift)
+    drafted, read = doubled_pass(model, batch, masked, spec.mask_id)
+    shift = spec.logit_shift
+    speaks = slice(None, block.shape[1] - shift)
     wanted = masked[..., shift:] & (block[:, shift:] == block[:, speaks])
     weights = torch.tensor(objective.weights, device=block.device)[section]
     draft_sum = chunked_cross_entropy(
         drafted[:, :, speaks][wanted],
-        model.get_output_embeddings(),  # type: ignore[operator]
+        model.get_output_embeddings(),
         tokens[:, shift:].expand_as(wanted)[wanted],
         weights[:, shift:].expand_as(wanted)[wanted],
     )
-    causal_sum = _causal_sum(model, hidden[:, 2 * slots :], tokens, real, at)
+    causal_sum = _causal_sum(model, read, tokens, real, at)
     total = objective.draft_weight * draft_sum + objective.causal_weight * causal_sum
     return total / real.sum()
+
+
+def doubled_pass(
+    model: Any, batch: Batch, masked: torch.Tensor, mask_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One pass over [noisy | ... | noisy | clean] rows.
+
+    Args:
+        model: see the module.
+        batch: see the module.
+        masked: (C, B, A) bool, of each of C noisy copies of the answer.
+        mask_id: what stands there.
+
+    Returns:
+        drafted: (C, B, A, D) last hidden states of the copies.
+        read: (B, S, D) the same of the clean rows.
+    """
+    real, at = _slots(batch)
+    copies, _, slots = masked.shape
+    block = torch.where(real, batch["block"].gather(1, at), PADDING)
+    noisy = torch.where(masked, mask_id, batch["ids"].gather(1, at))
+    positions = batch["positions"]
+    here = at if positions.ndim == 2 else at[:, None].expand(-1, positions.shape[1], -1)
+    hidden = _decode(
+        model,
+        torch.cat([*model.get_input_embeddings()(noisy), _embed(model, batch)], 1),
+        doubled(block, batch["block"], copies=copies),
+        torch.cat([positions.gather(-1, here)] * copies + [positions], -1),
+    )
+    drafted = hidden[:, : copies * slots].unflatten(1, (copies, slots)).transpose(0, 1)
+    return drafted, hidden[:, copies * slots :]
 
 
 def _slots(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from fastloop.accel.decoding.canvas import Canvas
+from fastloop.policies.vla.annotation import annotate
+from fastloop.policies.vla.canvas import Layout
+from fastloop.policies.vla.images import PatchConfig
 from fastloop.policies.vla.masks import PADDING, PROMPT
-from fastloop.policies.vla.prompt import Prompt
+from fastloop.policies.vla.prompt import Prompt, Template, build_prompt
+from fastloop.policies.vla.writing import write
 
-__all__ = ["Batches", "Sample", "collate"]
+__all__ = ["Batches", "DrivingSamples", "Sample", "Samples", "collate"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,50 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class DrivingSamples:
+    """Recorded moments as samples: a sequence that encodes pictures and answer when asked.
+
+    Attributes:
+        moments: of each, the observation as `fastloop.policies.vla.annotation.annotate` reads it,
+            with ``observation.images.<camera>`` (3, H, W) uint8, and the (20, 2) way then driven.
+        layout: of the answer.
+        template: of the question.
+        patches: how the model cuts pictures.
+        cameras: in the order in which the model shall know them.
+    """
+
+    moments: Sequence[tuple[Mapping[str, NDArray[Any]], NDArray[Any]]]
+    layout: Layout
+    template: Template
+    patches: PatchConfig
+    cameras: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    def __getitem__(self, index: int) -> Sample:
+        observation, future = self.moments[index]
+        prompt = build_prompt(
+            self.template,
+            self.layout.tokenizer,
+            self.patches,
+            frames=[torch.as_tensor(observation[f"observation.images.{c}"]) for c in self.cameras],
+            states=torch.as_tensor(observation["observation.ego_states"]),
+            intent=int(observation["observation.intent"]),
+        )
+        answer = write(self.layout, annotate(observation, future)).tokens
+        return Sample(prompt, replace(self.layout.canvas, tokens=answer))
+
+
+class Samples(Protocol):
+    """What `Batches` takes: a sequence, or anything with a length and items."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True)
 class Batches:
     """The batch of each step, a pure function of the step: resuming needs no state.
 
@@ -51,7 +100,7 @@ class Batches:
         blocks: size of the blocks of a step that ignores the canvas's own; None keeps those.
     """
 
-    samples: Sequence[Sample]
+    samples: Samples
     batch_size: int
     seed: int
     model: Any
@@ -103,7 +152,7 @@ def collate(
 
 def _row(sample: Sample, stop_id: int | None, block_size: int | None) -> dict[str, torch.Tensor]:
     prompt, canvas = sample.prompt.ids, sample.canvas
-    tokens, block = canvas.tokens, canvas.block
+    tokens, block = canvas.tokens, canvas.block - canvas.block[0]
     section, given = canvas.section, canvas.given
     if stop_id is not None:
         tokens = torch.cat([tokens, torch.tensor([stop_id])])

@@ -18,7 +18,7 @@ from fastloop.policies.vla.conversion import (
     block_diffusion_loss,
 )
 from fastloop.policies.vla.noise import UNIFORM
-from fastloop.policies.vla.samples import Batches, Sample
+from fastloop.policies.vla.samples import Batches, Samples
 
 __all__ = ["STAGES", "StageConfig", "Trained", "build_trainer"]
 
@@ -88,7 +88,7 @@ class Trained(nn.Module):
 def build_trainer(
     model: Any,
     spec: ModelSpec,
-    samples: Sequence[Sample],
+    samples: Samples,
     stage: StageConfig,
     config: TrainConfig,
     *,
