@@ -227,3 +227,12 @@ def test_few_numbers_under_many_names_are_refused(tmp_path: Path) -> None:
             file[f"data/{name}"] = file[f"data/{target}"]
         with pytest.raises(DemonstrationError, match="name"):
             read(path)
+
+
+def test_rows_beyond_those_asked_for_stay_in_the_file(tmp_path: Path) -> None:
+    seen = {"map": np.arange(60.0).reshape(3, 5, 4), "route": np.arange(6.0).reshape(3, 2)}
+    made = Demonstration(seen, np.zeros((3, 1), np.float32))
+    path = robomimic.write(tmp_path / "drives.hdf5", [made], env_args={})
+    (read,) = robomimic.read(path, rows={"map": 2, "lights": 1})
+    np.testing.assert_array_equal(read.observations["map"], seen["map"][:, :2])
+    np.testing.assert_array_equal(read.observations["route"], seen["route"])

@@ -146,3 +146,34 @@ def test_actions_relative_to_an_observation_come_back():
     inside = model.normalize_actions(actions, seen)
     assert inside.tolist() == [[[2.5, 0.0], [0.5, 4.0]]]
     torch.testing.assert_close(model.unnormalize_actions(inside, seen), actions)
+
+
+def test_cumulative_actions_are_the_steps_between_them():
+    normalizer = LinearNormalizer()
+    normalizer.set_field("action", torch.tensor([2.0, 4.0]), torch.tensor([0.5, -1.0]))
+    model = DiffusionModel(nn.Identity(), normalizer, [], cumulative=True)
+    waypoints = torch.tensor([[[1.0, 0.0], [3.0, 0.5], [6.0, 0.0]]])
+    steps = torch.tensor([[[1.0, 0.0], [2.0, 0.5], [3.0, -0.5]]])
+    inside = model.normalize_actions(waypoints, {})
+    torch.testing.assert_close(inside, steps * torch.tensor([2.0, 4.0]) + torch.tensor([0.5, -1]))
+    torch.testing.assert_close(model.unnormalize_actions(inside, {}), waypoints)
+
+
+@pytest.mark.parametrize("relative_to", [None, "state"])
+def test_cumulative_actions_come_back_as_they_went(relative_to):
+    normalizer = LinearNormalizer()
+    normalizer.set_field("action", torch.tensor([0.3, 7.0]), torch.tensor([-0.2, 0.9]))
+    model = DiffusionModel(
+        nn.Identity(), normalizer.double(), ["state"], relative_to=relative_to, cumulative=True
+    )
+    actions = 50 * torch.randn(5, 20, 2, dtype=torch.float64)
+    seen = {"state": torch.randn(5, 2, 2, dtype=torch.float64)}
+    for there, back in (
+        (model.normalize_actions, model.unnormalize_actions),
+        (model.unnormalize_actions, model.normalize_actions),
+    ):
+        came = back(there(actions, seen), seen)
+        torch.testing.assert_close(came, actions, rtol=1e-12, atol=1e-11)
+    first = actions[:, 0] - (seen["state"][:, -1] if relative_to else 0)
+    inside = model.normalize_actions(actions, seen)[:, 0]
+    torch.testing.assert_close(inside, normalizer.normalize("action", first))
