@@ -36,7 +36,7 @@ class Answer:
         host = canvas.to("cpu")
         allowed = host.allowed.clone()
         allowed[:, spec.mask_id] = False
-        kinds = host.kind[~host.given]
+        kinds = sorted(set(host.kind[~host.given].tolist()))
         if not allowed[kinds].any(1).all():
             raise ValueError(f"a slot may hold nothing but the mask id {spec.mask_id}")
         if (host.tokens[host.given] == spec.mask_id).any():
