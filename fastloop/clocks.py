@@ -8,6 +8,7 @@ from statistics import median
 
 from fastloop.config import ClockConfig
 from fastloop.sims.clock import Clock, Frozen, Replay, Wall, late_ticks
+from fastloop.sims.report.text import milliseconds
 
 __all__ = ["check_clock", "describe_clock", "make_clock", "replayed_ms"]
 
@@ -76,7 +77,7 @@ def describe_clock(
     def median_of(trace: Sequence[float]) -> str:
         ms = median(trace)
         ticks = late_ticks(1e-3 * ms, control_hz)
-        return f"{ms:.3g} ms ({ticks} tick{'s' * (ticks != 1)})"
+        return f"{milliseconds(ms)} ({ticks} tick{'s' * (ticks != 1)})"
 
     if config.kind == "replay":
         shown = median_of(replayed_ms(config, []))

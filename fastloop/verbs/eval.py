@@ -80,11 +80,7 @@ def run(config: EvalConfig) -> int:
         "checkpoint_digest": policy_digest(setup.policy),
         "success": env.success,
         "clock": describe_clock(config.clock, timed, env.control_hz),
-        "late_ms_p50": {
-            n: round(median(late), 2)
-            for n in results
-            if (late := replayed_ms(config.clock, timed[n]))
-        },
+        **_late(config, timed),
         "left_out": left_out,
         "notes": notes,
         "threads_for_one_robot": setup.preparation.threads,
@@ -167,6 +163,13 @@ def _run_arm(
             arm=name,
             progress=show,
         )
+
+
+def _late(config: EvalConfig, timed: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """How late the plans of each arm come, where that is replayed."""
+    late = {name: replayed_ms(config.clock, ms) for name, ms in timed.items()}
+    p50 = {name: round(median(trace), 2) for name, trace in late.items() if trace}
+    return {"late_ms_p50": p50} if p50 else {}
 
 
 def _world_digest(config: EvalConfig, clock: Clock) -> str:
