@@ -7,27 +7,25 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from fastloop.accel.report import AccelReport
 from fastloop.policies.base import Budget, Plan
-from fastloop.policies.driving.extrapolation import constant_velocity
 from fastloop.policies.history import History
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import EnvSpec, PolicySpec, SpecMismatchError
 from fastloop.policies.vla.answer import read_text
-from fastloop.policies.vla.interpolation import interpolate
 from fastloop.policies.vla.prompt import Template
-from fastloop.policies.vla.schema import Schema, Waypoints
+from fastloop.policies.vla.schema import Schema
 from fastloop.policies.vla.serving.chat import chat_messages
 from fastloop.policies.vla.serving.client import EngineClient, EngineError, Sampling
+from fastloop.policies.vla.waypoints import WaypointPlan
 
 __all__ = ["CAMERAS", "ServedPlanner"]
 
-CAMERAS = tuple(f"observation.images.{name}" for name in ("front_left", "front", "front_right"))
-STATES, INTENT = "observation.ego_states", "observation.intent"
+CAMERAS = ("front_left", "front", "front_right")
+STATES, INTENT, IMAGES = "observation.ego_states", "observation.intent", "observation.images."
 TOGETHER = 16  # questions that are asked at once
 
 
@@ -42,15 +40,15 @@ class ServedPlanner:
         client: of the engine.
         env: what it plans for; its action must be a waypoint (x, y) and its horizon known.
         template: words of the question.
-        schema: what the answer should look like; one field of it is waypoints (x, y).
-        cameras: observation keys of the pictures, in the order that the model knows.
+        schema: of the answer.
+        cameras: in the order that the model knows, without ``observation.images.``.
         sampling: how tokens are picked. Where the temperature is positive each environment's
             request carries a seed of its own.
 
     Raises:
         SpecMismatchError: where `env` does not show or take that, or plans further or finer than
             the answer's waypoints reach.
-        ValueError: for a schema with more or less than one field of waypoints.
+        ValueError: for a schema with more or less than one field of waypoints (x, y).
     """
 
     def __init__(
@@ -63,37 +61,22 @@ class ServedPlanner:
         cameras: Sequence[str] = CAMERAS,
         sampling: Sampling | None = None,
     ) -> None:
-        found = [(path, kind) for path, kind in schema.fields() if isinstance(kind, Waypoints)]
-        if len(found) != 1 or found[0][1].dim != 2:
-            raise ValueError(f"the schema {schema.name} needs one field of waypoints (x, y)")
-        self._path, self._kind = found[0]
-        reads = (STATES, INTENT, *cameras)
+        self.waypoints = WaypointPlan(schema, env)
+        self.cameras = tuple(IMAGES + camera for camera in cameras)
+        reads = (STATES, INTENT, *self.cameras)
         if missing := [key for key in reads if key not in env.observations]:
             offered = ", ".join(env.observations) or "nothing"
             raise SpecMismatchError(
                 f"a served planner reads {missing}; {env.name} offers {offered}"
             )
-        if env.horizon is None or (env.action.kind, env.action.dim) != ("waypoint", 2):
-            raise SpecMismatchError(
-                f"a served planner plans waypoints (x, y) over a horizon; {env.name} takes "
-                f"{env.action.dim} elements of kind {env.action.kind}"
-            )
-        self._points = round(self._kind.step_s * env.control_hz)
-        fits = abs(self._points - self._kind.step_s * env.control_hz) < 1e-6 and self._points > 0
-        if not fits or self._kind.count * self._points < env.horizon or self._kind.count < 2:
-            raise SpecMismatchError(
-                f"{schema.name} has {self._kind.count} waypoints {self._kind.step_s} s apart; "
-                f"{env.name} wants {env.horizon} at {env.control_hz} Hz"
-            )
         self.client = client
         self.template = template
         self.schema = schema
-        self.cameras = tuple(cameras)
         self.sampling = sampling or Sampling()
         self.name = self.digest = f"served {client.model}"
         self.spec = PolicySpec(
             inputs={key: env.observations[key] for key in reads},
-            action=env.action, n_obs_steps=1, horizon=env.horizon, n_action_steps=1,
+            action=env.action, n_obs_steps=1, horizon=self.waypoints.horizon, n_action_steps=1,
             control_hz=env.control_hz,
         )  # fmt: skip
 
@@ -139,24 +122,20 @@ class ServedPlanner:
             messages = chat_messages(question, frames)
             left_s = until - time.monotonic()
             text = self.client.complete(messages, sampling=sampling, deadline_s=left_s).text
-            return self._waypoints(text), text
+            return self._read(text), text
         except EngineError as error:
             reason = f"{error.fault}: {error}"
         except ValueError as error:
             reason = str(error)
-        times = torch.arange(1, self.spec.horizon + 1).double() / self.spec.control_hz
-        known = states.double().nan_to_num(0.0, 0.0, 0.0)[None]
-        straight = constant_velocity(known, known.new_zeros(1), times)[0].float()
+        straight = self.waypoints.straight_on(states.nan_to_num(0.0, 0.0, 0.0))
         return straight, f"{text} [constant velocity: {reason}]".strip()
 
-    def _waypoints(self, text: str) -> torch.Tensor:
+    def _read(self, text: str) -> torch.Tensor:
+        """Waypoints (T, 2) of an answer."""
         answer = read_text(self.schema, text)
         if answer.fallback:
             raise ValueError(answer.reason)
-        value: Any = answer.values
-        for key in self._path.split("."):
-            value = value[key]
-        points = torch.tensor(value, dtype=torch.float64)
-        if points.abs().max() > self._kind.limit:
-            raise ValueError(f"a waypoint lies beyond {self._kind.limit} m: {value}")
-        return interpolate(points, points=self._points)[: self.spec.horizon].float()
+        points = self.waypoints(answer.values)
+        if not (points.abs() <= self.waypoints.kind.limit).all():
+            raise ValueError(f"a waypoint lies beyond {self.waypoints.kind.limit} m")
+        return points

@@ -121,7 +121,12 @@ def test_a_body_that_breaks_off(engine, client, reply, answered):
     assert fault_of(client()).fault == Fault.TRUNCATED
 
 
-def test_a_body_that_never_ends(engine, client, reply, answered):
+def test_a_body_that_never_ends(engine, client, reply):
+    engine.replies = [reply(b" " * 100_000, pause_s=0.01, drip=True, length="none")]
+    assert fault_of(client(max_bytes=50)).fault == Fault.TOO_LARGE
+
+
+def test_a_body_that_is_too_large(engine, client, reply, answered):
     engine.replies = [reply(answered("x" * 5000))]
     assert fault_of(client(max_bytes=5000)).fault == Fault.TOO_LARGE
     assert client(max_bytes=len(answered("x" * 5000))).complete(ASK).text == "x" * 5000
@@ -252,6 +257,7 @@ def test_another_machine_has_to_be_allowed(url):
     "url",
     [
         "", "127.0.0.1:80", "ftp://127.0.0.1", "http://", "http://u:p@127.0.0.1", "file:///x",
+        "http://:p@127.0.0.1",
         "http://127.0.0.1:99999", "http://[::1", "http://127.0.0.1/a b", "http://127.0.0.1/\u2603",
         "http://127.0.0.1?x=1", "http://" + "a" * 300,
     ],

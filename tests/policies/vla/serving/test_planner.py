@@ -14,8 +14,8 @@ from fastloop.policies.vla.interpolation import interpolate
 from fastloop.policies.vla.prompt import load_template
 from fastloop.policies.vla.schema import load_schema
 from fastloop.policies.vla.serving import EngineClient, Sampling, ServedPlanner
-from fastloop.policies.vla.serving.planner import CAMERAS
 
+CAMERAS = [f"observation.images.{name}" for name in ("front_left", "front", "front_right")]
 WAYPOINT = ActionSpec(2, "waypoint", (-math.inf,) * 2, (math.inf,) * 2, ("x", "y"), "m")
 POINTS = [[10.0, 0.5], [20.0, 1.0], [30.0, 2.0], [40.0, 3.5], [50.0, 5.0]]
 
@@ -178,7 +178,7 @@ def test_seeds_belong_to_an_environment_and_its_tick(engine, planner, reply, ans
 def test_environments_that_do_not_fit(planner, env):
     lacking = {key: spec for key, spec in env.observations.items() if "front_left" not in key}
     for wrong, said in (
-        ({"horizon": None}, "over a horizon"),
+        ({"horizon": None}, "one a tick"),
         ({"horizon": 21}, "wants 21 at 4.0 Hz"),
         ({"control_hz": 2.5}, "at 2.5 Hz"),
         ({"observations": lacking}, "front_left"),
@@ -191,7 +191,7 @@ def test_environments_that_do_not_fit(planner, env):
 def test_a_schema_without_waypoints_is_refused(planner):
     schema = load_schema("fast_ddrive_small")
     short = dataclasses.replace(schema, sections=schema.sections[:2])
-    with pytest.raises(ValueError, match="one field of waypoints"):
+    with pytest.raises(ValueError, match="one field of several waypoints"):
         planner(schema=short)
 
 
