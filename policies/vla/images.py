@@ -68,7 +68,7 @@ def patches(
     rows, grids = [], []
     for index, frame in enumerate(frames):
         _check(index, frame)
-        height, width = resized_shape(*frame.shape[1:], config)
+        height, width = resized_shape(frame.shape[1], frame.shape[2], config)
         picture = image.fromarray(frame.permute(1, 2, 0).contiguous().cpu().numpy())
         resized = picture.resize((width, height), resample=image.Resampling.BICUBIC)
         pixels = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8)

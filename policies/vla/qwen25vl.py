@@ -84,7 +84,7 @@ class Qwen25VL:
         positions, _ = network.model.get_rope_index(
             read, mm_token_type_ids=pictures.int(), image_grid_thw=grid, attention_mask=visible
         )
-        following = (positions * visible).amax((0, 2)) + 1
+        following = positions.amax((0, 2)) + 1  # the position of a slot that is not visible is 0
 
         embeddings = network.get_input_embeddings()(read.to(device))
         if len(grid):
@@ -93,17 +93,16 @@ class Qwen25VL:
             embeddings = embeddings.masked_scatter(
                 pictures.to(device)[..., None], torch.cat(list(seen)).to(embeddings.dtype)
             )
-        visible = visible.to(device)
-        causal = None  # what the attention does by itself, faster than with a mask
-        if not bool((lengths == read.shape[1]).all()):
-            square = torch.ones(2 * read.shape[1:], dtype=torch.bool, device=device)
-            causal = square.tril() & visible[:, None]
         kv = KVCache(network.config.text_config.num_hidden_layers, read.shape[1] + room)
-        hidden = self._layers(embeddings, positions.to(device), causal, kv)
+        # Without a mask it is causal, so that no token sees what fills up its row behind it.
+        hidden = self._layers(embeddings, positions.to(device), None, kv)
         rows = torch.arange(len(prompts), device=device)
         last = hidden[rows, lengths.to(device) - 1]
         return Context(
-            kv=kv, visible=visible, position=following.to(device), logits=self._logits(last)
+            kv=kv,
+            visible=visible.to(device),
+            position=following.to(device),
+            logits=self._logits(last),
         )
 
     @torch.no_grad()
