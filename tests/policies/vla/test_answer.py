@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fastloop.policies.vla.answer import Answer, read_text, read_tokens
 from fastloop.policies.vla.canvas import build_layout, vocabulary
 from fastloop.policies.vla.schema import Choice, Flag, Text, clean, load_schema
-from fastloop.policies.vla.tokenizer import NULL, FileTokenizer, build_tokenizer
+from fastloop.policies.vla.tokenizer import NULL, SPECIAL_TOKENS, FileTokenizer, build_tokenizer
 from fastloop.policies.vla.writing import format_number, write
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -69,6 +69,7 @@ def values_of(draw, layout):
         if isinstance(field, Text):
             room = field.tokens - field.closes
             text = st.text(max_size=room).map(clean)
+            text = text.filter(lambda text: not any(token in text for token in SPECIAL_TOKENS))
             return draw(text.filter(lambda text: len(layout.tokenizer.encode(text)) <= room))
         most = 10 ** (field.digits + field.decimals) - 1
         number = st.integers(-most, most).map(lambda n: n / 10**field.decimals)

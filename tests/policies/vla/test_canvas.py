@@ -18,6 +18,7 @@ PIECES = (
     "|estrian|cycl|ist|construction|traffic|_element|weather|_condition|road|_h|azard|em|ergency|animal"
     "|special|conf|lic|ting|door|_open|ing|ex|planation|future|_meta|_behavior|long|itud|inal|l"
     "|ateral|trajectory|yes|no|keep| speed|go| straight|stop| "
+    '|\\",|"",'  # must not close a string
 )
 
 
@@ -112,6 +113,16 @@ def test_rows_that_no_token_has_are_never_allowed(layout):
     assert not wide.allowed[:, len(layout.tokenizer) :].any()
     with pytest.raises(ValueError, match="do not fit a model of 10"):
         build_layout(layout.schema, layout.tokenizer, vocab=10)
+
+
+def test_sections_begin_with_the_space_before_their_key(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\nsections: {a: {kind: flag}, b: {c: {kind: flag}}, d: {kind: flag}}")
+    letters = Stub(without=PIECES.split("|")[:11])  # no punctuation in one piece
+    canvas = build_layout(load_schema(path), letters).canvas
+    for index in (1, 2):
+        first = int((canvas.section == index).nonzero()[0])
+        assert letters.decode(canvas.tokens[first - 1 : first + 2].tolist()) == ', "'
 
 
 def test_a_choice_is_filled_up_with_null(tmp_path):
