@@ -64,7 +64,9 @@ class MetaDriveExpert(nn.Module):
             MissingExtraError: without MetaDrive, where no path is given.
             SpecMismatchError: when `env` does not show or take what the expert reads and does.
         """
-        if env is not None and (VIEW not in env.observations or env.action.kind != SPEC.action.kind):
+        if env is not None and (
+            VIEW not in env.observations or env.action.kind != SPEC.action.kind
+        ):
             raise SpecMismatchError(
                 f"MetaDrive's expert reads {VIEW} and steers: it drives sim=metadrive_map with "
                 "sim.control=steer_throttle and sim.own_observation=true. "

@@ -183,9 +183,7 @@ def score_plan(
             "present: take a plan that is made earlier, or carried_on(moment)"
         )
     future = future[: steps + 1]
-    bodies = driven(
-        plan, future[0].ego, hz=hz, steps=steps, bicycle=bicycle, rear_axle=rear_axle
-    )
+    bodies = driven(plan, future[0].ego, hz=hz, steps=steps, bicycle=bicycle, rear_axle=rear_axle)
     moments = (replace(moment, ego=ego) for moment, ego in zip(future, bodies, strict=True))
     drive = Drive(surroundings, tuple(moments))
     ego, traffic = ego_of(drive), traffic_of(drive)

@@ -1,4 +1,4 @@
-"""MetaDrive's own expert as a demonstrator, for ``sim=metadrive_map sim.control=steer_throttle``."""
+"""MetaDrive's own expert as a demonstrator on made-up roads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ SWERVE, SURGE = 0.1, 0.4  # of full steering, of full throttle
 
 
 class Demonstrator:
-    """Steers `MetaDriveMap` as `MetaDriveExpert` would, whatever the simulator shows to others.
+    """Steers `MetaDriveMap` as `MetaDriveExpert` does, whatever the simulator shows to others; its
+    ``control`` must be ``steer_throttle``.
 
     Args:
         weights: path of ``expert_weights.npz``; None takes those of the installed MetaDrive.

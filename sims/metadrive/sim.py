@@ -171,9 +171,7 @@ class MetaDriveSim(Sim):
             **{f"crash_{what}": crashed for what, crashed in self.crashed.items()},
         }
         if ended or len(self.moments) > self.env_spec.max_steps:
-            figures = score(self.drive()).figures() | (
-                self._plans.figures() if self._plans else {}
-            )
+            figures = score(self.drive()).figures() | (self._plans.figures() if self._plans else {})
             info |= {"figures": figures, "is_success": bool(figures["success"])}
         reward, self._station = station - self._station, station
         return observation, reward, ended, info

@@ -93,7 +93,10 @@ def test_without_metadrive_the_install_line_is_told(monkeypatch):
 
 
 def changed(**changes):
-    weights = {**drawn(), **{f"default_policy/{k.replace('.', '/')}": v for k, v in changes.items()}}
+    weights = {
+        **drawn(),
+        **{f"default_policy/{k.replace('.', '/')}": v for k, v in changes.items()},
+    }
     return {key: value for key, value in weights.items() if value is not None}
 
 
