@@ -182,7 +182,6 @@ def _positions(
         ids,
         mm_token_type_ids=(ids == model.config.image_token_id).int(),
         image_grid_thw=grid if len(grid) else None,
-        attention_mask=batch["block"] != PADDING,
     )
     placed: torch.Tensor = positions.transpose(0, 1)
     return placed

@@ -110,6 +110,12 @@ def test_an_epoch_visits_every_sample_once(count, batch_size):
         assert len(seen) == count
 
 
+def test_epochs_differ_in_their_order():
+    one = batches(7, 7)
+    orders = {tuple(int(row[2]) for row in one(step)["ids"]) for step in range(5)}
+    assert len(orders) > 1
+
+
 def test_the_size_of_blocks_follows_the_step():
     one = batches(blocks=lambda step: 2 if step else None)
     assert one(0)["given"].any()
