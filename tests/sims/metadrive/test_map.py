@@ -8,11 +8,13 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import shapely
 
 pytestmark = pytest.mark.skipif(
     find_spec("metadrive") is None, reason='pip install -c constraints.txt -e ".[driving]"'
 )
 
+from fastloop.sims.driving.route import Route, resampled  # noqa: E402
 from fastloop.sims.metadrive.map import MetaDriveMap  # noqa: E402
 
 FRESH = """
@@ -109,3 +111,36 @@ def test_restored_moments_go_on_exactly(sim):
 def test_wrong_arguments_are_named(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         MetaDriveMap(**arguments)
+
+
+def test_the_route_never_jumps_and_stays_on_the_road():
+    sim = MetaDriveMap(blocks=4, traffic_density=0.0)
+    for seed in (1, 3, 5, 7):  # with ramps, where the number of lanes changes
+        sim.reset(seed=10_000 + seed)
+        route = resampled(sim.surroundings.route, int(Route(sim.surroundings.route).length / 2))
+        headings = np.unwrap(np.arctan2(*np.diff(route, axis=0).T[::-1]))
+        assert np.abs(np.diff(headings)).max() < np.radians(15)
+        road = shapely.union_all(
+            [shapely.Polygon(p).buffer(0.05) for p in sim.surroundings.drivable]
+        )
+        assert shapely.LineString(route).difference(road).length == 0
+    sim.close()
+
+
+def test_ways_are_foreseen_as_they_are_driven():
+    sim = MetaDriveMap(blocks="SC", traffic_density=0.3)
+    observation, _ = sim.reset(seed=5)
+    for _ in range(10):
+        observation, *_ = sim.step(along(observation, 6.0))
+    foreseen, then = sim.foreseen_ways(), {}
+    assert set(foreseen) <= set(sim.moments[-1].others)
+    moving = [key for key in foreseen if sim.moments[-1].others[key].speed > 3]
+    assert moving
+    for _ in range(20):
+        observation, *_ = sim.step(along(observation, 6.0))
+        then = sim.moments[-1].others
+    for key in moving:
+        if key in then:
+            place = np.array([then[key].x, then[key].y])
+            assert shapely.LineString(foreseen[key]).distance(shapely.Point(place)) < 1.0
+    sim.close()
