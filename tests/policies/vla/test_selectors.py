@@ -118,8 +118,7 @@ def test_the_first_step_counts():
 
 
 def test_of_feasible_ones_the_smoothest():
-    plan = drives(10)[0]
-    wavy = plan.clone()
+    plan, wavy = drives(10, 9)  # the slower one wavers
     wavy[::2, 1] += 0.01
     assert torch.equal(feasible(torch.stack([wavy, plan])), plan)
 

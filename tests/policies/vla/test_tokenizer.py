@@ -68,6 +68,10 @@ def test_special_tokens_inside_the_texts_make_no_pieces():
     assert build_tokenizer(["[[|<MASK>|,<|NULL|>]]"]) == plain
 
 
+def test_numbers_never_become_one_token():
+    assert build_tokenizer(["12 345"]) == build_tokenizer([" "])
+
+
 def test_too_many_words_are_refused():
     with pytest.raises(ValueError, match="more than max_vocab = 300"):
         build_tokenizer(TEXTS, max_vocab=300)
