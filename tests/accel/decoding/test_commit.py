@@ -37,6 +37,10 @@ def test_by_hand(commit, expected):
     assert written(commit) == expected
 
 
+def test_a_threshold_is_reached_by_what_equals_it():
+    assert written(Confidence(0.5), [[0.5, 0.5]] * 4) == [1, 1, 0, 1]
+
+
 @pytest.mark.parametrize("commit", [Confidence(0.9), FixedCount(1), EntropyBound(0.0)])
 def test_ties_go_to_the_left(commit):
     assert written(commit, [[0.5, 0.5]] * 4) == [1, 0, 0, 0]

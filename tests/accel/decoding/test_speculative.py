@@ -161,6 +161,24 @@ def test_a_row_that_stops_is_done(toy, rate):
     assert alone.forwards["keep"] == first + 1 == alone.host_syncs
 
 
+def test_what_was_given_behind_a_stop_is_not_read(toy):
+    """A row that stopped knows what it said and no more, whichever way it was decoded."""
+    canvas = toy.canvas(3, slots=24, given=0.6)
+    free = toy.reference(toy.Model(), toy.prompt, canvas)
+    values = (~canvas.given).nonzero().flatten()
+    at = next(int(slot) for slot in values[2:-2] if canvas.given[slot + 1])
+    model = toy.Model(stop_id=int(free[at]))
+    said = free[: int(values[free[values] == free[at]][0]) + 1]
+    whole = torch.cat([torch.tensor(toy.prompt), said])
+    mask = torch.ones(len(whole), len(whole), dtype=torch.bool).tril()
+    for driver in (Autoregressive(), Autoregressive(jump_forward=True), Speculative()):
+        context = model.prefill([toy.prompt], room=24)
+        decoded = driver.decode(model, context, canvas, debug=True)
+        assert decoded.tokens[0, : len(said)].tolist() == said.tolist()
+        assert int(context.visible.sum()) == int(context.position) == len(whole)
+        torch.testing.assert_close(context.logits[0], model.whole(whole, mask)[-1])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
