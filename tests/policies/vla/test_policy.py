@@ -195,6 +195,7 @@ def test_an_answer_without_waypoints_goes_straight_on(folder, monkeypatch):
 def test_rollouts_that_cannot_be_read_are_left_out(folder, monkeypatch):
     policy = load(folder, rollouts=3, temperature=1.0)
     whole = policy.plan(history(3), rng=rng(3))
+    spoil(policy, monkeypatch, [0], path="behavior")  # of less weight than what follows
     spoil(policy, monkeypatch, [1])
     plan = policy.plan(history(3), rng=rng(3))
     assert torch.allclose(plan.actions[0], whole.candidates[0, [0, 2]].mean(0))
@@ -202,7 +203,8 @@ def test_rollouts_that_cannot_be_read_are_left_out(folder, monkeypatch):
     spoil(policy, monkeypatch, [0, 1, 2])
     plan = policy.plan(history(3), rng=rng(3))
     assert torch.equal(plan.actions[0], plan.candidates[0, 0])
-    assert "[constant velocity: trajectory" in plan.text[0]
+    assert "[constant velocity: behavior, token 0" in plan.text[0]
+    assert "; trajectory, token 0 of 16" in plan.text[0]
 
 
 def test_a_fault_elsewhere_is_told_and_the_plan_followed(folder, monkeypatch):
