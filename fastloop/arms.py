@@ -13,13 +13,14 @@ import torch
 
 from fastloop.accel.apply import AcceleratedLoop, accelerate, remove
 from fastloop.accel.block_cache.plan import CachePlan
-from fastloop.config import BenchConfig, EvalConfig
+from fastloop.config import BenchConfig, EvalConfig, PolicyConfig, SamplerOverrides
 from fastloop.policies.base import Policy
 from fastloop.policies.driving.whole_plans import planner_of
 from fastloop.policies.history import History
 from fastloop.policies.prepare import prepare
 from fastloop.policies.rng import Rng
-from fastloop.setup import Setup, calibration_data
+from fastloop.policies.spec import check_specs
+from fastloop.setup import Setup, calibration_data, load
 from fastloop.sims.summary import PlanMask
 
 __all__ = [
@@ -35,14 +36,28 @@ __all__ = [
 
 def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Policy]:
     """The policy as published and, where `accel` is not none, accelerated, by name: ``plain`` and
-    the accelerator's, or a policy's own where it has nothing to accelerate.
+    the accelerator's, or a policy's own where it has nothing to accelerate; then the baselines.
 
     A cache plan that is made here is kept in `folder`, so that a run which is continued uses the
     same one.
 
     Raises:
-        ValueError: an accelerator for a policy that has nothing to accelerate.
+        ValueError: an accelerator for a policy that has nothing to accelerate; baselines of equal
+            names.
+        CheckpointError, SpecMismatchError: a baseline cannot be read, or does not fit.
     """
+    arms = _own_arms(config, setup, folder)
+    for checkpoint in config.baselines:
+        name = Path(checkpoint).stem
+        if name in arms:
+            raise ValueError(f"baselines: there is an arm {name!r} already, of {list(arms)}")
+        other = PolicyConfig(checkpoint=checkpoint, device=config.policy.device)
+        arms[name] = load(other, setup.sim.env_spec, SamplerOverrides())
+        check_specs(arms[name].spec, setup.sim.env_spec, policy_name=checkpoint)
+    return arms
+
+
+def _own_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Policy]:
     accel = config.accel
     if accel.kind == "none" and not setup.denoises:
         return {Path(config.policy.checkpoint).stem: setup.policy}

@@ -99,6 +99,8 @@ class EvalConfig:
         video: `none`, `first-k`, `failures` or `all`; `video_count` is the k.
         retries, step_timeout_s: for simulators that crash or hang.
         allow_partial: exit with 0 although episodes are missing.
+        baselines: other policies, by name or path, that run over the same episodes, to be compared
+            with the policy as published; such as stand_still, idm.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -119,6 +121,7 @@ class EvalConfig:
     retries: int = 2
     step_timeout_s: float = 60.0
     allow_partial: bool = False
+    baselines: list[str] = field(default_factory=list)
     run_dir: str | None = None
 
 

@@ -42,7 +42,7 @@ __all__ = ["run"]
 # Fields that change speed, place or pictures, and no episode.
 NEUTRAL = (
     "run_dir", "num_envs", "margin", "timed_plans", "video", "video_count",
-    "retries", "step_timeout_s", "allow_partial",
+    "retries", "step_timeout_s", "allow_partial", "baselines",
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def run(config: EvalConfig) -> int:
     running = _run_config(config)
     setup = set_up(config.policy, config.sim)
     _check_seeds(config, setup.sim)
-    chunking = _chunking(config.chunking, setup.policy)
+    _chunking(config.chunking, setup.policy)  # refused before anything runs
     folder = make_run_dir("eval", config.run_dir)
     with console.status("calibrating and timing"):
         arms = make_arms(config, setup, folder)
@@ -70,6 +70,7 @@ def run(config: EvalConfig) -> int:
     results: dict[str, RunResult] = {}
     for name, policy in arms.items():
         clock = make_clock(config.clock, timed[name])
+        chunking = _chunking(config.chunking, policy)
         results[name] = _run_arm(
             name, policy, setup.sim_config, items, config, running, folder, clock, chunking, console
         )

@@ -102,21 +102,21 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def figure_rows(findings: Findings) -> list[list[str]]:
-    """What simulators say besides success: a row a figure, a column an arm, then the differences of
-    the first comparison."""
-    first = findings.comparisons[0].figures if findings.comparisons else {}
+    """What simulators say besides success: a row a figure, a column an arm, then a column of
+    differences a comparison."""
     rows = []
     for name in dict.fromkeys(name for arm in findings.arms for name in arm.figures):
         means = [arm.figures.get(name) for arm in findings.arms]
-        gap = [difference_cell(first.get(name))] if findings.comparisons else []
-        rows.append([name, *map(_mean_cell, means), *gap])
+        gaps = [comparison.figures.get(name) for comparison in findings.comparisons]
+        rows.append([name, *map(_mean_cell, means), *map(difference_cell, gaps)])
     return rows
 
 
 def figure_head(findings: Findings) -> list[str]:
     """The head of `figure_rows`."""
     arms = [arm.name for arm in findings.arms]
-    return ["figure", *arms, *(["difference"] if findings.comparisons else [])]
+    gaps = [f"{c.candidate} - {c.baseline}" for c in findings.comparisons]
+    return ["figure", *arms, *gaps]
 
 
 def difference_cell(gap: Interval | None) -> str:

@@ -13,7 +13,7 @@ from fastloop.accel.config import AccelConfig
 from fastloop.accel.samplers import SamplerConfig
 from fastloop.arms import arm_digest, make_arms, plan_mask, policy_digest
 from fastloop.config import EvalConfig, PolicyConfig
-from fastloop.policies.checkpoints import Checkpoint
+from fastloop.policies.checkpoints import Checkpoint, CheckpointError
 from fastloop.policies.checkpoints.native import save
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
@@ -290,3 +290,28 @@ def test_times_are_of_whole_plans(setup):
     timed = arms.time_plans(made, setup.observations(1, 0), 2)
     assert {name: len(ms) for name, ms in timed.items()} == {"a": 3, "b": 3}
     assert isinstance(setup.denoiser, DiffusionPolicy)
+
+
+def test_baselines_run_the_same_episodes_and_plan_at_their_own_rate(planner, tmp_path):
+    code = evaluate(planner, tmp_path, "accel=none", "baselines=[stand_still,constant_velocity]")
+    assert code == 0
+    found = result(tmp_path)["metrics"]
+    for name in ("stand_still", "constant_velocity"):
+        assert [e["seed"] for e in episodes(tmp_path, name)] == [0, 1]
+        assert f"success/{name}" in found
+    first = [e["figures"] for e in episodes(tmp_path, "plain")]
+    then = [e["figures"] for e in episodes(tmp_path, "stand_still")]
+    for name in first[0]:
+        gap = np.mean([b[name] - a[name] for a, b in zip(first, then, strict=True)])
+        assert found[f"{name}_difference"]["value"] == pytest.approx(gap)
+        assert f"{name}_difference/constant_velocity" in found
+
+
+def test_baselines_that_cannot_be_are_told(planner, setup, tmp_path):
+    wanted = config("none")
+    wanted.baselines = ["stand_still", "stand_still"]
+    with pytest.raises(ValueError, match="already, of"):
+        make_arms(wanted, setup, tmp_path)
+    wanted.baselines = ["nobody"]
+    with pytest.raises(CheckpointError, match="stand_still"):
+        make_arms(wanted, setup, tmp_path)
