@@ -53,6 +53,6 @@ $(VENV)/.demo: constraints.txt pyproject.toml requirements/pusht.txt $(VENV)/.to
 	@touch $@
 
 $(VENV)/.test: requirements/sim.txt requirements/nuscenes.txt requirements/driving.txt $(VENV)/.demo
-	$(PIP) -e ".[report,serve,data,scale,gpu,dev]" -r requirements/sim.txt -r requirements/nuscenes.txt -r requirements/driving.txt
+	$(PIP) -e ".[report,serve,data,vla,scale,gpu,dev]" -r requirements/sim.txt -r requirements/nuscenes.txt -r requirements/driving.txt
 	$(PIP) --no-deps robosuite nuscenes-devkit "metadrive-simulator; python_version < '3.12'"
 	@touch $@

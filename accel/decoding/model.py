@@ -68,8 +68,7 @@ class LanguageModel(Protocol):
         """Read one prompt for each of B rows, once.
 
         Args:
-            prompts: B of what the model's own preparation makes (token ids, pictures, positions),
-                of one length after preparation.
+            prompts: B of what the model's own preparation makes: token ids, pictures.
             room: slots for tokens that will follow.
         """
         ...
@@ -83,8 +82,7 @@ class LanguageModel(Protocol):
 
         Args:
             ids: (B, Q) int64.
-            positions: (B, Q) int64, counted from the start of the prompt, its pictures as many
-                tokens as they take up; the model turns them into what its rotary embedding wants.
+            positions: (B, Q) int64, going on from `Context.position`.
             mask: (B or 1, Q, kv.length + Q) bool, True where a query may look.
             kv: of these B rows, appended in place.
 
