@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastloop.policies.driving.whole_plans import plan_action
-from fastloop.policies.spec import EnvSpec
+from fastloop.policies.spec import EnvSpec, TensorSpec
 from fastloop.sims.base import Observation, Sim
 from fastloop.sims.driving.bicycle import Bicycle
 from fastloop.sims.driving.birds_eye import birds_eye
+from fastloop.sims.driving.camera import SMALL_SIZE, front_views
+from fastloop.sims.driving.ground import Ground
 from fastloop.sims.driving.observation import Observer
+from fastloop.sims.driving.painter import paint
 from fastloop.sims.driving.poses import Pose
 from fastloop.sims.driving.route import Route
 from fastloop.sims.driving.scene import Moment, Surroundings
@@ -41,13 +45,35 @@ class ToyRoad(Sim):
     Args:
         max_steps: ticks after which an episode times out.
         plan_steps, plan_hz: waypoints of a plan, and waypoints a second.
+        cameras: which of `front_views` to give, as ``observation.images.<camera>``.
+        image_size: of their pictures, width and height.
+
+    Raises:
+        ValueError: for another camera.
     """
 
-    def __init__(self, *, max_steps: int = 100, plan_steps: int = 20, plan_hz: float = 4.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_steps: int = 100,
+        plan_steps: int = 20,
+        plan_hz: float = 4.0,
+        cameras: Sequence[str] = (),
+        image_size: tuple[int, int] = SMALL_SIZE,
+    ) -> None:
+        width, height = image_size
+        views = {view.name: view for view in front_views((width, height))}
+        if unknown := [camera for camera in cameras if camera not in views]:
+            raise ValueError(f"there is no camera {unknown[0]!r}; have: {', '.join(views)}")
+        self.cameras = {f"observation.images.{camera}": views[camera] for camera in cameras}
+        picture = TensorSpec((3, height, width), "uint8", 0, 255)
         super().__init__(
             EnvSpec(
                 name="ToyRoad",
-                observations=Observer(_road(0), rear_axle=REAR_AXLE).specs(),
+                observations={
+                    **Observer(_road(0), rear_axle=REAR_AXLE).specs(),
+                    **dict.fromkeys(self.cameras, picture),
+                },
                 action=plan_action(plan_steps, plan_hz),
                 control_hz=1 / TICK_S,
                 max_steps=max_steps,
@@ -58,6 +84,7 @@ class ToyRoad(Sim):
 
     def _reset(self, seed: int) -> Observation:
         self.road = _road(seed)
+        self._ground = Ground.of(self.road)
         self._observer = Observer(self.road, rear_axle=REAR_AXLE)
         self._route = Route(self.road.route)
         (x0, y0), (x1, y1) = self.road.route[:2]
@@ -83,7 +110,12 @@ class ToyRoad(Sim):
         return self._look(), -self._off_m[-1], self._off_m[-1] > LANE, info
 
     def _look(self) -> Observation:
-        return self._observer.see(self._moment())
+        moment = self._moment()
+        pictures = {
+            key: paint(camera, self._ground, moment, rear_axle=REAR_AXLE)
+            for key, camera in self.cameras.items()
+        }
+        return self._observer.see(moment) | pictures
 
     def _moment(self) -> Moment:
         ego = BICYCLE.body(self.states[-1], rear_axle=REAR_AXLE)
@@ -99,4 +131,7 @@ def _road(seed: int) -> Surroundings:
     phase, bend = np.random.default_rng(seed).uniform((0.0, 2.0), (math.tau, 5.0))
     x = np.linspace(0.0, 80.0, 161)
     route = np.stack([x, bend * np.sin(x / 12.0 + phase)], axis=-1)
-    return Surroundings((), {}, (), (), (), route)
+    along = np.gradient(route, axis=0)
+    aside = LANE * np.stack([-along[:, 1], along[:, 0]], 1) / np.linalg.norm(along, axis=1)[:, None]
+    road = np.concatenate([route + aside, (route - aside)[::-1]])
+    return Surroundings((road,), {}, (), (), (), route)

@@ -83,3 +83,19 @@ def test_it_can_be_filmed():
     picture = sim.render()
     assert picture.shape == (160, 160, 3)
     assert picture.dtype == np.uint8
+
+
+def test_cameras_show_the_road():
+    pytest.importorskip("cv2", reason="pictures are painted with OpenCV (extra data)")
+    sim = ToyRoad(cameras=("front_left", "front"), image_size=(56, 84))
+    seen, _ = sim.reset(seed=0)
+    assert sim.observation_space.contains(seen)
+    front = seen["observation.images.front"]
+    assert front.shape == (3, 84, 56)
+    lower = front[:, 60:].reshape(3, -1)
+    assert len(np.unique(lower, axis=1).T) > 1, "road and land"
+    later = sim.step(np.append(0.0, np.stack([2.0 * np.arange(1, 21), np.zeros(20)], axis=1)))[0]
+    assert (later["observation.images.front"] != front).any()
+    assert (seen["observation.images.front_left"] != front).any()
+    with pytest.raises(ValueError, match="no camera 'rear'; have: front_left, front, front_right"):
+        ToyRoad(cameras=["rear"])
