@@ -53,6 +53,7 @@ def test_looking_changes_nothing(sim):
     before = str(sim.engine.env.agent.config)
     first = expert_view(sim.engine.env)
     assert str(sim.engine.env.agent.config) == before
+    assert sim.engine.env.agent.config["max_speed_km_h"] == 200
     np.testing.assert_array_equal(expert_view(sim.engine.env), first)
     ways = []
     blind = MetaDriveMap(**TRAFFIC)
