@@ -211,6 +211,7 @@ class RecordConfig:
             one, as a fraction of each action's range.
         bursts, burst_every: at most that many of them in an episode, that many ticks apart on
             average.
+        student: a policy that drives instead, while the expert says what it would do (DAgger).
         num_workers: processes.
         out: the file; a recording that was stopped is continued.
     """
@@ -223,6 +224,7 @@ class RecordConfig:
     noise: float = 0.0
     bursts: int = 3
     burst_every: int = 25
+    student: str = ""
     num_workers: int = 2
     out: str = MISSING
     run_dir: str | None = None

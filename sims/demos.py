@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fastloop.datasets.demonstration import Demonstration
+from fastloop.policies.load import load_policy
+from fastloop.policies.session import Session
+from fastloop.policies.spec import EnvSpec, check_specs
 from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
 from fastloop.sims.experts.base import Expert
@@ -46,6 +50,8 @@ class Recipe:
             noise of up to this deviation, a fraction of each action's range (Laskey et al. 2017).
         bursts: disturbances in one episode, at most.
         burst_every: ticks between disturbances, on average.
+        student: a policy, by name or path, which drives instead, while the expert says what it
+            would do there (DAgger, Ross et al. 2011); such an episode is kept however it ends.
     """
 
     sim: SimConfig
@@ -54,10 +60,14 @@ class Recipe:
     noise: float = 0.0
     bursts: int = 3
     burst_every: int = 25
+    student: str = ""
 
 
-def demonstrate(sim: Sim, expert: Expert, seed: int, recipe: Recipe) -> list[Demonstration]:
-    """One episode by the expert, split at its disturbances; empty when the expert failed.
+def demonstrate(
+    sim: Sim, expert: Expert, seed: int, recipe: Recipe, student: Session | None = None
+) -> list[Demonstration]:
+    """One episode by the expert, split at its disturbances; empty when the expert failed. Or one by
+    `student`, with what the expert would have done.
 
     Where an action is a whole plan and its age, only the moments are kept at which one was made.
 
@@ -73,6 +83,8 @@ def demonstrate(sim: Sim, expert: Expert, seed: int, recipe: Recipe) -> list[Dem
     deviation = rng.uniform(0, recipe.noise) * span if disturbed and recipe.noise else 0.0
     observation, _ = sim.reset(seed=seed)
     expert.reset(sim)
+    if student:
+        student.begin(0, seed)
     segments: list[Demonstration] = []
     seen: list[dict[str, NDArray[Any]]] = []
     done: list[NDArray[Any]] = []
@@ -111,12 +123,23 @@ def demonstrate(sim: Sim, expert: Expert, seed: int, recipe: Recipe) -> list[Dem
             seen.append(observation)
             done.append(action)
         executed = action + rng.normal(size=len(span)) * deviation
+        if student:
+            executed = _act(student, observation)
         observation, reward, terminated, truncated, info = sim.step(executed)
         if kept:
             rewards.append(reward)
         success, ended = bool(info["is_success"]), terminated or truncated
     close()
-    return segments if success else []
+    return segments if success or student else []
+
+
+def _act(student: Session, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    batch = {
+        key: torch.from_numpy(np.asarray(observation[key]))[None]
+        for key in student.policy.spec.inputs
+    }
+    action: NDArray[np.float64] = student.select_action(batch)[0].double().numpy()
+    return action
 
 
 def record(
@@ -232,7 +255,8 @@ class _Attempt(NamedTuple):
     error: str
 
 
-_built: dict[str, tuple[Sim, Expert]] = {}  # one simulator a process, whatever the number of seeds
+# One simulator a process, whatever the number of seeds.
+_built: dict[str, tuple[Sim, Expert, Session | None]] = {}
 
 
 def _attempt(recipe: Recipe, parts: Path, seed: int) -> _Attempt:
@@ -240,17 +264,28 @@ def _attempt(recipe: Recipe, parts: Path, seed: int) -> _Attempt:
     if not path.exists():
         key = repr(recipe)
         if key not in _built:
-            _built[key] = recipe.sim.build(), build(recipe.expert, "expert")
+            sim = recipe.sim.build()
+            _built[key] = sim, build(recipe.expert, "expert"), _student(recipe, sim.env_spec)
         segments: list[Demonstration] = []
         error = ""
         try:
-            segments = demonstrate(*_built[key], seed, recipe)
+            sim, expert, student = _built[key]
+            segments = demonstrate(sim, expert, seed, recipe, student)
         except Exception as raised:
             error = f"{type(raised).__name__}: {raised}"
             del _built[key]  # it may have been left in any state
         _write_part(path, seed, segments, error)
     with np.load(path, allow_pickle=False) as arrays:
         return _Attempt(path, int(arrays["segments"]) > 0, str(arrays["error"]))
+
+
+def _student(recipe: Recipe, env: EnvSpec) -> Session | None:
+    if not recipe.student:
+        return None
+    torch.set_num_threads(1)  # there are as many processes as is useful
+    policy = load_policy(recipe.student, env=env)
+    check_specs(policy.spec, env, policy_name=recipe.student)
+    return Session(policy)
 
 
 def _write_part(path: Path, seed: int, segments: list[Demonstration], error: str) -> None:

@@ -36,7 +36,7 @@ def run(config: RecordConfig) -> int:
     parts = _parts(config, out)
     recipe = Recipe(
         SimConfig.from_config(config.sim), config.expert, config.disturb, config.noise,
-        config.bursts, config.burst_every,
+        config.bursts, config.burst_every, config.student,
     )  # fmt: skip
     attempts = 0
     with bar("recording", config.episodes, console) as advance:
@@ -63,9 +63,11 @@ def run(config: RecordConfig) -> int:
     shutil.rmtree(parts)
     rate = wilson(len(paths), attempts)
     success = {"value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n, "unit": "1"}
-    write_result(folder, "record", config, {"expert_success": success})
+    told = "kept" if config.student else "expert_success"  # a student's are kept, come what may
+    write_result(folder, "record", config, {told: success})
     console.print(
-        f"expert success {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}, n = {rate.n})\n"
+        f"{told.replace('_', ' ')} {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}, "
+        f"n = {rate.n})\n"
         f"demonstrations: {out}\nrun folder: {folder}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip

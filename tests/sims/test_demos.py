@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fastloop.datasets import robomimic
+from fastloop.policies.base import Plan
+from fastloop.policies.session import Session
+from fastloop.policies.spec import PolicySpec
 from fastloop.sims import demos
 from fastloop.sims.config import SimConfig
 from fastloop.sims.demos import Recipe, demonstrate, read_part, record
@@ -117,11 +121,11 @@ def test_a_demonstration_is_split_where_it_was_disturbed():
 
     expert = Watched()
     made = demonstrate(PointMass(max_steps=400), expert, 3, recipe(disturb=1.0))
-    assert expert.resets == demos.BURSTS + 1, "anew after each disturbance"
-    assert len(made) == demos.BURSTS + 1
+    assert expert.resets == Recipe.bursts + 1, "anew after each disturbance"
+    assert len(made) == Recipe.bursts + 1
     low, high = demos.BURST_TICKS
-    assert low * demos.BURSTS <= expert.nudges < high * demos.BURSTS
-    assert [part.success for part in made] == [False] * demos.BURSTS + [True]
+    assert low * Recipe.bursts <= expert.nudges < high * demos.BURSTS
+    assert [part.success for part in made] == [False] * Recipe.bursts + [True]
     assert all(len(part) >= demos.SHORTEST for part in made)
     assert len({part.seed for part in made}) == 1
 
@@ -280,3 +284,24 @@ def test_a_killed_recorder_leaves_no_process_behind(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     wait_for(lambda: not session_of(process), "its processes to leave", seconds=30)
+
+
+def test_a_student_drives_and_the_expert_says_what_it_would_do():
+    class Student:
+        spec = PolicySpec(
+            inputs=PointMass().env_spec.observations, action=PointMass().env_spec.action,
+            n_obs_steps=1, horizon=1, n_action_steps=1, control_hz=PointMass().env_spec.control_hz,
+        )  # fmt: skip
+
+        def plan(self, history, *, rng, budget=None):
+            stay = torch.zeros(len(history), 1, self.spec.action.dim)
+            return Plan(stay, 1 / self.spec.control_hz, history.ticks)
+
+    (segment,) = demonstrate(PointMass(), PointMassExpert(), 3, recipe(), Session(Student()))
+    assert not segment.success  # it stays where it is
+    for seen in segment.observations.values():
+        np.testing.assert_allclose(seen, seen[:1].repeat(len(seen), 0))
+    assert np.abs(segment.actions).max() > 0.1  # the expert would have gone
+    (led,) = demonstrate(PointMass(), PointMassExpert(), 3, recipe())
+    assert led.success
+    np.testing.assert_allclose(segment.actions[0], led.actions[0])
