@@ -124,7 +124,7 @@ def test_a_demonstration_is_split_where_it_was_disturbed():
     assert expert.resets == Recipe.bursts + 1, "anew after each disturbance"
     assert len(made) == Recipe.bursts + 1
     low, high = demos.BURST_TICKS
-    assert low * Recipe.bursts <= expert.nudges < high * demos.BURSTS
+    assert low * Recipe.bursts <= expert.nudges < high * Recipe.bursts
     assert [part.success for part in made] == [False] * Recipe.bursts + [True]
     assert all(len(part) >= demos.SHORTEST for part in made)
     assert len({part.seed for part in made}) == 1
