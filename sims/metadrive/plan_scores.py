@@ -46,7 +46,8 @@ class PlanScores:
     """NAVSIM's sub-scores (`score_plan`) of all plans of one drive.
 
     A plan is scored once, when it is first followed, as of the moment in which it was made: a late
-    one is worth what it was worth then.
+    one is worth what it was worth then. One that goes on beyond the end of the route, where the
+    episode will end, is judged there as anywhere else.
 
     Args:
         surroundings: where it drives.
