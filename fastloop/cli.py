@@ -36,7 +36,8 @@ VERBS = {
     "info": "say what a checkpoint holds, or convert it",
 }
 
-TASKS = {"bench": ("denoise",)}  # verbs that are followed by a word for what they are about
+# Verbs that are followed by a word for what they are about, and the configuration of each.
+TASKS = {"bench": {"denoise": "bench", "decode": "bench_decode"}}
 
 USER_ERRORS = (
     ValueError, OSError, FloatingPointError, AcceleratorIdleError, MissingExtraError,
@@ -61,12 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         if {"-h", "--help"} & set(overrides):
-            print(_verb_usage(verb))
+            print(_verb_usage(verb, overrides[0]))
             return 0
-        if verb in TASKS:
-            overrides = _without_task(verb, overrides)
+        name, overrides = _named(verb, overrides)
         module = importlib.import_module(f"fastloop.verbs.{verb}")
-        return int(module.run(_compose(verb, overrides)))
+        return int(module.run(_compose(name, overrides)))
     except KeyboardInterrupt:
         console.print("interrupted; what was finished is kept")
         return 130
@@ -76,20 +76,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _without_task(verb: str, words: Sequence[str]) -> Sequence[str]:
-    """The overrides that follow the verb's task."""
+def _named(verb: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The configuration that is meant, and the overrides that follow the verb and its task."""
+    if verb not in TASKS:
+        return verb, words
     have = ", ".join(f"`fastloop {verb} {task}`" for task in TASKS[verb])
     if not words or "=" in words[0] or words[0].startswith("~"):
         raise ValueError(f"say what to {verb}; have: {have}")
     if words[0] not in TASKS[verb]:
         raise ValueError(f"cannot {verb} {words[0]!r}; have: {have}")
-    return words[1:]
+    return TASKS[verb][words[0]], words[1:]
 
 
-def _compose(verb: str, overrides: Sequence[str]) -> object:
+def _compose(name: str, overrides: Sequence[str]) -> object:
     schemas.register()
     with initialize_config_module("fastloop.configs", version_base="1.3"):
-        composed = compose(verb, overrides=list(overrides))
+        composed = compose(name, overrides=list(overrides))
     _refuse_unknown(composed)
     return OmegaConf.to_object(composed)
 
@@ -135,19 +137,22 @@ def _usage() -> str:
     )
 
 
-def _verb_usage(verb: str) -> str:
+def _verb_usage(verb: str, task: str) -> str:
+    """Of a verb, and of its task where that is one."""
+    tasks = TASKS.get(verb, {})
+    name = tasks.get(task, verb)
     schemas.register()
     with initialize_config_module("fastloop.configs", version_base="1.3"):
-        composed = compose(verb, return_hydra_config=True)
+        composed = compose(name, return_hydra_config=True)
         from hydra.core.global_hydra import GlobalHydra
 
         loader = GlobalHydra.instance().config_loader()
         groups = [g for g in composed.hydra.runtime.choices if not g.startswith("hydra/")]
         choices = {group: loader.get_group_options(group) for group in groups}
-        settings = OmegaConf.to_yaml(compose(verb))
-    doc = (schemas.SCHEMAS[verb].__doc__ or "").strip()
-    task = "|".join(TASKS[verb]) + " " if verb in TASKS else ""
-    lines = [f"usage: fastloop {verb} {task}[key=value ...]", "", VERBS[verb], "", doc, ""]
+        settings = OmegaConf.to_yaml(compose(name))
+    doc = ((schemas.SCHEMAS | schemas.TASK_SCHEMAS)[name].__doc__ or "").strip()
+    word = "" if not tasks else f"{task} " if task in tasks else "|".join(tasks) + " "
+    lines = [f"usage: fastloop {verb} {word}[key=value ...]", "", VERBS[verb], "", doc, ""]
     lines += [f"{group}= one of {', '.join(names)}" for group, names in choices.items()]
     return "\n".join([*lines, "", "Settings and their defaults:", "", settings])
 

@@ -19,9 +19,12 @@ __all__ = [
     "ArmConfig",
     "BenchConfig",
     "CalibrateConfig",
+    "DecodeArmConfig",
+    "DecodeBenchConfig",
     "EvalConfig",
     "InfoConfig",
     "PolicyConfig",
+    "ProjectionConfig",
     "RecordConfig",
     "SamplerOverrides",
     "ScoreConfig",
@@ -195,6 +198,79 @@ class BenchConfig:
     retries: int = 2
     step_timeout_s: float = 60.0
     allow_partial: bool = False
+    run_dir: str | None = None
+
+
+@dataclass
+class DecodeArmConfig:
+    """One way to write an answer, in the words of `fastloop.policies.vla.decoding.DecodingConfig`.
+
+    Attributes:
+        driver: `ar`, `jump_forward`, `denoise`, `self_speculative` or `scaffold_speculative`.
+        threshold: of `denoise`: the confidence from which on a token stands.
+        temperature: 0 for the likeliest token.
+        rollouts: answers that share all but their last section.
+        selector: how they become one plan: `mean`, `medoid` or `feasible`.
+    """
+
+    driver: str = ""
+    threshold: float = 0.9
+    temperature: float = 0.0
+    rollouts: int = 1
+    selector: str = "mean"
+
+
+@dataclass
+class ProjectionConfig:
+    """Times of plans that were not measured; printed as such.
+
+    Attributes:
+        ms_per_forward: of another machine or model; null projects nothing.
+        prefill_ms: of the pass over its prompt.
+        forwards: passes of a plan, by name, as others published them; they stand beside those that
+            are counted here.
+    """
+
+    ms_per_forward: float | None = None
+    prefill_ms: float = 0.0
+    forwards: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class DecodeBenchConfig:
+    """Every way to write a vision-language model's answer beside token by token: equality, passes,
+    time, error. Plain and jump-forward token by token are always there.
+
+    Attributes:
+        sim: where to look at moments; without it those of `dataset`, or of the drives that come
+            with the policy. Its cameras are the policy's where it names none.
+        dataset: recorded drives whose every frame holds the plan that was made there; then errors
+            are measured, too.
+        arms: by name; `~arms.NAME` leaves one out.
+        prompts: moments at which answers are compared and plans timed.
+        episode_prompts, apart_s: of a simulator: moments of an episode, and seconds between them.
+        first_seed: of the first episode.
+        repeats: times that a plan is timed at each moment.
+        sampled_prompts: at how many of them rollouts are compared with sampling token by token.
+        plan_hz: of `dataset`: waypoints a second.
+        dtype: of the weights; empty for bfloat16 on a GPU and float32 elsewhere.
+        seed: of the noise.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sim: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, DecodeArmConfig] = field(default_factory=dict)
+    prompts: int = 32
+    episode_prompts: int = 4
+    apart_s: float = 1.0
+    first_seed: int = 800_000
+    repeats: int = 1
+    sampled_prompts: int = 4
+    plan_hz: float = 4.0
+    dtype: str = ""
+    seed: int = 0
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     run_dir: str | None = None
 
 
@@ -384,10 +460,11 @@ SCHEMAS = {
     "info": InfoConfig,
     "score": ScoreConfig,
 }
+TASK_SCHEMAS = {"bench_decode": DecodeBenchConfig}  # of verbs that are about several things
 
 
 def register() -> None:
     """Make the schemas known to Hydra, as ``<verb>_schema``."""
     store = ConfigStore.instance()
-    for verb, schema in SCHEMAS.items():
+    for verb, schema in (SCHEMAS | TASK_SCHEMAS).items():
         store.store(name=f"{verb}_schema", node=schema)

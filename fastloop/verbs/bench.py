@@ -1,4 +1,5 @@
-"""`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success."""
+"""`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success; and
+`fastloop bench decode`, see `fastloop.bench.decode`."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ from fastloop.arms import loop_threads, time_plans
 from fastloop.bench.action_error import decide
 from fastloop.bench.arms import PUBLISHED, BenchArm, make_arm, published_arm
 from fastloop.bench.chunks import Chunks
+from fastloop.bench.decode import run as decode
 from fastloop.bench.findings import ArmFindings, measure_work, metrics
 from fastloop.bench.page import render_bench
 from fastloop.bench.parity import measure_parity
 from fastloop.bench.report import print_tables
 from fastloop.bench.stages import measure_stages
 from fastloop.bench.success import Success, compare_success, run_config
-from fastloop.config import BenchConfig
+from fastloop.config import BenchConfig, DecodeBenchConfig
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 from fastloop.setup import Setup, set_up
@@ -30,12 +32,14 @@ HELD_OUT = 800_000  # first seed of episodes that no plan is decided on and no s
 WATCHED_PLANS = 5
 
 
-def run(config: BenchConfig) -> int:
+def run(config: BenchConfig | DecodeBenchConfig) -> int:
     """Measure, write the run folder and print the tables.
 
     Returns:
         0, or 1 when a gate is red or episodes are missing, or 130 after Ctrl-C.
     """
+    if isinstance(config, DecodeBenchConfig):
+        return decode.run(config)
     _check(config)
     console = Console()
     setup = set_up(config.policy, config.sim)
