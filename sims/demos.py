@@ -122,7 +122,7 @@ def demonstrate(
         if kept:
             seen.append(observation)
             done.append(action)
-        executed = action + rng.normal(size=len(span)) * deviation
+        executed: NDArray[Any] = action + rng.normal(size=len(span)) * deviation
         if student:
             executed = _act(student, observation)
         observation, reward, terminated, truncated, info = sim.step(executed)

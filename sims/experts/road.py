@@ -106,7 +106,8 @@ class RoadExpert:
         heading = np.where(moved > 0.05, np.arctan2(steps[:, 1], steps[:, 0]), pose.heading)
         pace = moved * len(self._times) / self._times[-1]
         front = ego.length / 2 + REAR_AXLE + LEAD_S * pace
-        ours = _circles(*places.T, heading, back=ego.length / 2 - REAR_AXLE, front=front)
+        middle_x, middle_y = places.T
+        ours = _circles(middle_x, middle_y, heading, back=ego.length / 2 - REAR_AXLE, front=front)
         x, y, turned, length, width = ghosts.transpose(2, 1, 0)  # each (T, N)
         theirs = _circles(x, y, turned, back=length / 2, front=length / 2)
         offsets = ours[:, None, :, None] - theirs[:, :, None]  # (T, N, C, C, 2)

@@ -150,8 +150,9 @@ def _route(env: Any) -> NDArray[np.float64]:
             continue
         line = min(lines, key=lambda line: float(np.hypot(*(line[0] - route[-1]))))
         route = np.concatenate([_led_to(line[0], route), line])
-    kept = np.append(True, np.hypot(*np.diff(route, axis=0).T) > 0.1)
-    return route[kept]
+    apart = np.append(True, np.hypot(*np.diff(route, axis=0).T) > 0.1)
+    kept: NDArray[np.float64] = route[apart]
+    return kept
 
 
 def _center(lane: Any) -> NDArray[np.float64]:

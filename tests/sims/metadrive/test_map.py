@@ -130,7 +130,7 @@ def test_the_route_never_jumps_and_stays_on_the_road():
 def test_ways_are_foreseen_as_they_are_driven():
     sim = MetaDriveMap(blocks="SC", traffic_density=0.3)
     observation, _ = sim.reset(seed=5)
-    for _ in range(10):
+    for _ in range(60):
         observation, *_ = sim.step(along(observation, 6.0))
     foreseen, then = sim.foreseen_ways(), {}
     assert set(foreseen) <= set(sim.moments[-1].others)
