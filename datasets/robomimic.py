@@ -13,13 +13,20 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastloop.datasets.demonstration import Demonstration, DemonstrationError, Frames, LazyFrames
+from fastloop.datasets.demonstration import (
+    Demonstration,
+    DemonstrationError,
+    Frames,
+    LazyFrames,
+    is_image,
+)
 from fastloop.datasets.errors import os_errors_are_faults
 
 __all__ = ["StoredFrames", "read", "write"]
 
 IMAGES_IN_MEMORY = 2**30  # bytes
 MOST_COMPRESSED = 2000  # times; a made-up size must not take all memory
+CAMERAS = "; pictures are recorded with sim.cameras=[front_left,front,front_right]"
 RAW = (
     "; it is a raw recording of robosuite, with simulator states alone: make its observations with "
     "robomimic's dataset_states_to_obs.py"
@@ -191,7 +198,10 @@ def _names(file: h5py.File, mask: str | None, path: Path) -> list[str]:
 
 def _write_one(group: h5py.Group, demonstration: Demonstration) -> None:
     for key, value in demonstration.observations.items():
-        group.create_dataset(f"obs/{key}", data=value, compression="gzip", compression_opts=1)
+        chunks = (1, *value.shape[1:]) if is_image(value) else True  # read one by one
+        group.create_dataset(
+            f"obs/{key}", data=value, chunks=chunks, compression="gzip", compression_opts=1
+        )
     group.create_dataset("actions", data=demonstration.actions)
     for key in ("rewards", "states"):
         value = getattr(demonstration, key)
@@ -227,6 +237,7 @@ def _read_one(
     if missing:
         raise DemonstrationError(
             f"{where} lacks observations {missing}; has {sorted(group['obs'])}"
+            + (CAMERAS if any("images" in key for key in missing) else "")
         )
     return Demonstration(
         observations={
