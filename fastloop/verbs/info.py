@@ -12,7 +12,9 @@ from fastloop.config import InfoConfig
 from fastloop.policies.checkpoints import convert, describe
 from fastloop.policies.driving.planners import describe_planner, is_planner
 from fastloop.policies.load import find_checkpoint, policy_names
+from fastloop.policies.vla.checkpoint import is_vlm
 from fastloop.run_folder import make_run_dir, write_result
+from fastloop.vlm_description import describe_vlm
 
 __all__ = ["run"]
 
@@ -23,10 +25,17 @@ def run(config: InfoConfig) -> int:
     if config.ckpt is None:
         raise ValueError(f"say which checkpoint: ckpt=PATH, or ckpt=NAME; {policy_names()}")
     planner = is_planner(config.ckpt)
-    if planner and config.convert:
-        raise ValueError(f"{config.ckpt} is a planner: only checkpoints of policies are converted")
     path = config.ckpt if planner else find_checkpoint(config.ckpt)
-    facts = (describe_planner if planner else describe)(path, keys=config.keys)
+    vlm = not planner and is_vlm(path)
+    if (planner or vlm) and config.convert:
+        what = "planner" if planner else "vision-language model"
+        raise ValueError(
+            f"{config.ckpt} is a {what}: only checkpoints of policies are converted, those that "
+            "denoise"
+        )
+    facts = (describe_planner if planner else describe_vlm if vlm else describe)(
+        path, keys=config.keys
+    )
     table = Table(title=Text(str(path)), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

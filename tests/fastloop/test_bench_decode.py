@@ -4,35 +4,23 @@ import dataclasses
 import json
 import re
 
-import numpy as np
 import pytest
 import torch
 
 from fastloop import cli
 from fastloop.accel.decoding.result import Decoded
 from fastloop.accel.decoding.speculative import Speculative
-from fastloop.datasets.demonstration import Demonstration
-from fastloop.datasets.robomimic import write
-from fastloop.policies.vla import decoding
-from fastloop.policies.vla.canvas import vocabulary
-from fastloop.policies.vla.checkpoint import save_vlm
-from fastloop.policies.vla.manifest import Manifest
-from fastloop.policies.vla.prompt import load_template
-from fastloop.policies.vla.schema import load_schema
-from fastloop.policies.vla.tokenizer import MASK, NULL, FileTokenizer, build_tokenizer, token_id
+from fastloop.accel.report import AccelReport
+from fastloop.bench.decode import run
+from fastloop.bench.decode.displacement import measure_errors
+from fastloop.bench.decode.moments import Moment, visited
+from fastloop.bench.decode.timing import Timed
+from fastloop.policies.base import Plan
+from fastloop.policies.driving.whole_plans import waypoint_env
+from fastloop.policies.load import load_policy
+from fastloop.policies.vla import decoding, policy
+from fastloop.sims.toy_road import ToyRoad
 
-transformers = pytest.importorskip("transformers", reason="its models are of transformers (vla)")
-pytest.importorskip("tokenizers", reason="their tokenizers are of tokenizers (extra vla)")
-pytest.importorskip("PIL", reason="their pictures are resized with pillow (extra vla)")
-
-SCHEMA = """
-name: tiny
-block_size: 7
-sections:
-  flags: {pedestrian: {kind: flag}, cyclist: {kind: flag}}
-  trajectory: {kind: waypoints, count: 2, step_s: 2.5, digits: 1, decimals: 1}
-"""
-CAMERAS = ("front_left", "front")
 ARMS = ("ar", "jump_forward", "self_speculative", "denoise", "scaffold_speculative", "fork4",
         "fork8")  # fmt: skip
 HEADLINES = (
@@ -41,78 +29,15 @@ HEADLINES = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A policy with drives of its own: 2 of 3 moments each."""
-    folder = tmp_path_factory.mktemp("vlm")
-    (folder / "answer.yaml").write_text(SCHEMA)
-    template = load_template("short")
-    words = [template.text, template.state, *template.commands]
-    tokenizer = build_tokenizer([*vocabulary(load_schema(folder / "answer.yaml")), *words])
-    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-    ids = FileTokenizer(folder / "tokenizer.json")
-    told = Manifest(
-        "causal_context", 7, mask_id=token_id(ids, MASK), null_id=token_id(ids, NULL),
-        schema="answer.yaml", prompt="short", cameras=CAMERAS, min_pixels=784, max_pixels=3136,
-    )  # fmt: skip
-    save_vlm(folder, _network(ids), told, tokenizer=tokenizer, schema=SCHEMA)
-    random = np.random.default_rng(0)
-    drives = [_drive(random) for _ in range(2)]
-    write(folder / "held_out.hdf5", drives, env_args={"env_name": "made up"})
-    return folder
-
-
-def _network(ids):
-    config = transformers.Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(ids), "hidden_size": 32, "intermediate_size": 48,
-            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "max_position_embeddings": 2048, "bos_token_id": None, "eos_token_id": None,
-            "pad_token_id": None,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2],
-            },
-        },
-        vision_config={
-            "depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2,
-            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
-            "window_size": 56, "out_hidden_size": 32, "fullatt_block_indexes": [0],
-        },
-        tie_word_embeddings=True, image_token_id=token_id(ids, "<|image_pad|>"),
-        video_token_id=token_id(ids, "<|video_pad|>"),
-        vision_start_token_id=token_id(ids, "<|vision_start|>"),
-        vision_end_token_id=token_id(ids, "<|vision_end|>"),
-    )  # fmt: skip
-    config._attn_implementation = "sdpa"
-    torch.manual_seed(0)
-    network = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            parameter.data *= 4  # else all logits are nearly equal
-    return network
-
-
-def _drive(random, frames=3, waypoints=20):
-    plans = np.cumsum(random.normal(size=(frames, waypoints, 2)), 1).reshape(frames, -1)
-    pictures = {
-        f"observation.images.{camera}": random.integers(256, size=(frames, 3, 28, 56), dtype="u1")
-        for camera in CAMERAS
-    }
-    return Demonstration(
-        observations={
-            "observation.ego_states": random.normal(size=(frames, 16, 6)).astype("f4"),
-            "observation.intent": random.integers(4, size=frames),
-            **pictures,
-        },
-        actions=np.concatenate([np.zeros((frames, 1)), plans], 1).astype("f4"),
-    )
-
-
 def bench(checkpoint, folder, *overrides):
     return cli.main(
         ["bench", "decode", f"policy.checkpoint={checkpoint}", f"run_dir={folder}", "prompts=2",
          "policy.device=cpu", "policy.threads=1", "sampled_prompts=1", *overrides]
     )  # fmt: skip
+
+
+def without(*arms):
+    return [f"~arms.{name}" for name in arms]
 
 
 def metrics(folder):
@@ -124,9 +49,9 @@ def line(printed, arm):
     return next(row for row in printed.splitlines() if re.match(rf"\W*{arm}\b", row))
 
 
-def test_every_way_is_measured(folder, tmp_path, capfd, monkeypatch):
+def test_every_way_is_measured(vlm_folder, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "240")
-    assert bench(folder, tmp_path, "repeats=2", "projection.ms_per_forward=2.5") == 0
+    assert bench(vlm_folder, tmp_path, "repeats=2", "projection.ms_per_forward=2.5") == 0
     found = metrics(tmp_path)
     for name in HEADLINES:
         assert found[name]["value"] > 0, name
@@ -171,16 +96,16 @@ def test_every_way_is_measured(folder, tmp_path, capfd, monkeypatch):
     assert printed.rstrip().endswith(str(tmp_path)), "the folder is printed last"
 
 
-def test_errors_beside_the_expert(folder, tmp_path):
+def test_errors_beside_the_expert(vlm_folder, tmp_path):
     """The planner's way at the recorded moments, by hand for the arm that is the fastest."""
-    assert bench(folder, tmp_path, "prompts=6", "~arms.self_speculative", "~arms.fork8") == 0
+    assert bench(vlm_folder, tmp_path, "prompts=4", *without("self_speculative", "fork8")) == 0
     found = metrics(tmp_path)
     assert found["fork8_time_ratio"]["value"] is None
     for arm in ("ar", "jump_forward", "scaffold_speculative", "fork4"):
         for seconds in (3, 5):
             error = found[f"ade_{seconds}s_{arm}"]
             assert error["low"] <= error["value"] <= error["high"]
-            assert error["n"] == 6
+            assert error["n"] == 4
     same = found["ade_3s_difference_jump_forward"]
     assert same["value"] == same["low"] == same["high"] == 0
     gap = found["ade_5s_fork4"]["value"] - found["ade_5s_scaffold_speculative"]["value"]
@@ -216,10 +141,10 @@ def altered(decoded: Decoded, canvas, fault):
 @pytest.mark.parametrize(("wrong", "gate"), [
     (WrongValue, "token by token"), (WrongScaffold, "given tokens stand"),
 ])  # fmt: skip
-def test_a_red_gate_says_no_speed_up(folder, tmp_path, monkeypatch, capfd, wrong, gate):
+def test_a_red_gate_says_no_speed_up(vlm_folder, tmp_path, monkeypatch, capfd, wrong, gate):
     monkeypatch.setenv("COLUMNS", "240")
     monkeypatch.setitem(decoding.DRIVERS, "scaffold_speculative", lambda choice, *_: wrong(choice))
-    assert bench(folder, tmp_path, "~arms.fork8", "~arms.denoise") == 1
+    assert bench(vlm_folder, tmp_path, *without("denoise", "fork8")) == 1
     found = metrics(tmp_path)
     for name in HEADLINES:
         assert found[name]["value"] is None, name
@@ -238,9 +163,8 @@ def test_a_red_gate_says_no_speed_up(folder, tmp_path, monkeypatch, capfd, wrong
     assert "parity FAILED" in (tmp_path / "bench.html").read_text()
 
 
-def test_what_is_timed_is_what_was_checked(folder, tmp_path, monkeypatch, capfd):
+def test_what_is_timed_is_what_was_checked(vlm_folder, tmp_path, monkeypatch, capfd):
     """An arm that writes something else when it is timed."""
-    from fastloop.policies.vla import policy
 
     def wrong(model, prompts, canvas, driver, **how):
         decoded = decode(model, prompts, canvas, driver, **how)
@@ -250,8 +174,7 @@ def test_what_is_timed_is_what_was_checked(folder, tmp_path, monkeypatch, capfd)
 
     decode = policy.decode
     monkeypatch.setattr(policy, "decode", wrong)
-    few = [f"~arms.{name}" for name in ("self_speculative", "denoise", "fork8")]
-    assert bench(folder, tmp_path, *few) == 1
+    assert bench(vlm_folder, tmp_path, *without("self_speculative", "denoise", "fork8")) == 1
     found = metrics(tmp_path)
     assert found["wall_ratio_vs_ar"]["value"] is None
     assert found["fork4_time_ratio"]["value"] is None, "it is over that arm's time"
@@ -259,11 +182,11 @@ def test_what_is_timed_is_what_was_checked(folder, tmp_path, monkeypatch, capfd)
     assert "scaffold_speculative: as timed: 2 of 2" in capfd.readouterr().out
 
 
-def test_moments_of_a_simulator(folder, tmp_path):
+def test_moments_of_a_simulator(vlm_folder, tmp_path):
     pytest.importorskip("cv2", reason="pictures are painted with OpenCV (extra data)")
-    only = [f"~arms.{name}" for name in ("self_speculative", "denoise", "fork4", "fork8")]
+    only = without("self_speculative", "denoise", "fork4", "fork8")
     sim = ["sim=toy_road", "sim.image_size=[56,28]", "episode_prompts=2", "prompts=3"]
-    assert bench(folder, tmp_path, *sim, *only) == 0
+    assert bench(vlm_folder, tmp_path, *sim, *only) == 0
     found = metrics(tmp_path)
     assert found["parity_scaffold_speculative"]["n"] > 3
     assert found["wall_ratio_vs_ar"]["n"] == 3
@@ -272,10 +195,59 @@ def test_moments_of_a_simulator(folder, tmp_path):
     assert saved["provenance"]["observations"] == "ToyRoad"
 
 
-def test_half_precision_is_checked_in_single(folder, tmp_path):
-    few = [f"~arms.{name}" for name in ("self_speculative", "denoise", "fork8")]
-    assert bench(folder, tmp_path, "dtype=bfloat16", *few) == 0
+def test_half_precision_is_checked_in_single(vlm_folder, tmp_path, monkeypatch):
+    dtypes, check = [], run.check
+
+    def watched(arms, answers, prompts, model, **how):
+        dtypes.extend([arms[0].planner.model.network.dtype, model.network.dtype])
+        return check(arms, answers, prompts, model, **how)
+
+    monkeypatch.setattr(run, "check", watched)
+    few = without("self_speculative", "denoise", "fork4", "fork8")
+    assert bench(vlm_folder, tmp_path, "prompts=1", "dtype=bfloat16", *few) == 0
+    assert dtypes == [torch.bfloat16, torch.float32]
     assert metrics(tmp_path)["parity_scaffold_speculative"]["value"] == 0
+
+
+def test_moments_are_where_plans_are_made():
+    sim = ToyRoad(max_steps=12)
+    planner = load_policy("constant_velocity", env=waypoint_env(sim.env_spec))
+    how = {"first_seed": 3, "an_episode": 4, "apart_s": 0.5}
+    found = visited(sim, planner, 7, **how)
+    assert [moment.episode for moment in found] == [3, 3, 3, 4, 4, 4, 5], "the drives end"
+    assert [int(moment.history.ticks) for moment in found] == [0, 5, 10, 0, 5, 10, 0]
+    again = visited(sim, planner, 2, **how)[1]
+    key = "observation.ego_states"
+    assert torch.equal(found[1].history[key], again.history[key])
+    sim.distinct_seeds = 4
+    with pytest.raises(ValueError, match="the seeds 0 to 3, and 7 prompts take 2 from 3 on"):
+        visited(sim, planner, 7, **how)
+
+
+def moment(driven):
+    return Moment(history=None, episode=0, driven=driven)
+
+
+def test_displacement_at_each_horizon():
+    driven = torch.zeros(20, 2)
+    off = driven.clone()
+    off[12:] = torch.tensor([3.0, 4.0])  # from 3 s on
+    plans = [Plan(way[None], dt=0.25, t0=torch.zeros(1)) for way in (driven, off)]
+    errors = measure_errors(plans, [moment(driven)] * 2)
+    assert errors[3].tolist() == [0, 0]
+    assert errors[5].tolist() == [0, 2]
+    assert list(measure_errors(plans, [moment(driven[:12])] * 2)) == [3]
+    assert not measure_errors(plans, [moment(driven), moment(None)])
+
+
+def test_where_the_time_goes():
+    spent = {"prompt": 1.0, "prefill": 2.0, "draft": 3.0, "verify": 5.0}
+    report = AccelReport(network_evaluations=5, stage_ms=spent)
+    plan = Plan(torch.zeros(1, 1, 2), dt=0.25, t0=torch.zeros(1), report=report)
+    timed = Timed(99.0, [12.0, 14.0], [plan, plan])
+    assert timed.stages_ms == {**spent, "rest": 2.0}
+    assert timed.ms_per_forward == 2.0
+    assert (timed.latency.p50, timed.latency.cold_max) == (13.0, 99.0)
 
 
 @pytest.mark.parametrize(
@@ -294,35 +266,35 @@ def test_half_precision_is_checked_in_single(folder, tmp_path):
         (["arms.denoise.treshold=1"], "unknown setting 'arms.denoise.treshold'; have: driver"),
     ],
 )
-def test_a_mistake_is_told_before_any_work(folder, tmp_path, capsys, overrides, message):
-    assert bench(folder, tmp_path / "run", *overrides) == 2
+def test_a_mistake_is_told_before_any_work(vlm_folder, tmp_path, capsys, overrides, message):
+    assert bench(vlm_folder, tmp_path / "run", *overrides) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_way_that_cannot_be_right_is_left_out(folder, tmp_path, capfd, monkeypatch):
+def test_a_way_that_cannot_be_right_is_left_out(vlm_folder, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     causal = tmp_path / "causal"
     causal.mkdir()
-    for path in folder.iterdir():
+    for path in vlm_folder.iterdir():
         (causal / path.name).write_bytes(path.read_bytes())
     told = json.loads((causal / "fastloop.json").read_text()) | {"regime": "causal"}
     (causal / "fastloop.json").write_text(json.dumps(told))
-    few = [f"~arms.{name}" for name in ("self_speculative", "fork4", "fork8")]
-    assert bench(causal, tmp_path / "run", *few) == 0
+    few = without("self_speculative", "scaffold_speculative", "fork4", "fork8")
+    assert bench(causal, tmp_path / "run", "prompts=1", *few) == 0
     assert "never trained to fill masks" in line(capfd.readouterr().out, "denoise")
     assert "speedup_denoise" not in metrics(tmp_path / "run")
 
 
-def test_it_says_what_it_needs_to_look_at(folder, tmp_path, capsys, monkeypatch):
-    (folder / "held_out.hdf5").rename(folder / "elsewhere.hdf5")
+def test_it_says_what_it_needs_to_look_at(vlm_folder, tmp_path, capsys, monkeypatch):
+    (vlm_folder / "held_out.hdf5").rename(vlm_folder / "elsewhere.hdf5")
     try:
-        assert bench(folder, tmp_path / "run") == 2
+        assert bench(vlm_folder, tmp_path / "run") == 2
     finally:
-        (folder / "elsewhere.hdf5").rename(folder / "held_out.hdf5")
+        (vlm_folder / "elsewhere.hdf5").rename(vlm_folder / "held_out.hdf5")
     assert "say what it shall look at: sim=metadrive_map" in capsys.readouterr().err
     monkeypatch.setenv("FASTLOOP_ACCEL", "off")
-    assert bench(folder, tmp_path / "run") == 2
+    assert bench(vlm_folder, tmp_path / "run") == 2
     assert "unset it" in capsys.readouterr().err
 
 
