@@ -14,6 +14,7 @@ from fastloop.policies.diffusion.scene import SceneConfig
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
 from fastloop.policies.training import TrainConfig
+from fastloop.policies.vla.training import StageConfig
 
 __all__ = [
     "ArmConfig",
@@ -30,6 +31,7 @@ __all__ = [
     "ScoreConfig",
     "SubmissionConfig",
     "TrainVerbConfig",
+    "VLAConfig",
 ]
 
 
@@ -307,11 +309,27 @@ class RecordConfig:
 
 
 @dataclass
-class NetworkConfig:
-    """The denoiser that is trained, a group of its own: ``network=transformer`` or ``unet``.
+class VLAConfig:
+    """What a vision-language planner is asked, what it answers, and how it is taught.
 
     Attributes:
-        kind: `transformer` or `unet`.
+        schema: of the answer: the name of one that comes along, or the path of a ``.yaml``.
+        prompt: name of the question's template.
+        stages: of training, one after the other; their shares of its steps are in all 1.
+    """
+
+    schema: str = ""
+    prompt: str = ""
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+
+
+@dataclass
+class NetworkConfig:
+    """The network that is trained, a group of its own: ``network=transformer``, for instance.
+
+    Attributes:
+        kind: `transformer` or `unet`, which denoise, or `qwen2_5_vl`, which writes; of what
+            follows, this one has arch (``text`` and ``vision``), inputs and vla.
         arch: arguments of its constructor, without the widths that follow from the data.
         horizon, n_obs_steps, n_action_steps: T, O, and actions executed before planning again.
         inputs: observation keys that condition it, in this order.
@@ -320,6 +338,7 @@ class NetworkConfig:
         scene: encoder of the driving vocabulary's vectors; 0 layers for none.
         relative_to: observation that the network's actions are relative to; null for none.
         cumulative: inside the network an action is the step from the one before.
+        vla: of a vision-language planner.
     """
 
     kind: str = "transformer"
@@ -332,11 +351,12 @@ class NetworkConfig:
     scene: SceneConfig = field(default_factory=lambda: SceneConfig(layers=0))
     relative_to: str | None = None
     cumulative: bool = False
+    vla: VLAConfig = field(default_factory=VLAConfig)
 
 
 @dataclass
 class TrainVerbConfig:
-    """Train a diffusion policy on demonstrations.
+    """Train a diffusion policy, or a vision-language planner, on demonstrations.
 
     Attributes:
         sim: where the policy will act: it gives the shapes, and runs the checks.
@@ -346,7 +366,8 @@ class TrainVerbConfig:
         mirror: train planners also on every drive with left and right changed.
         pretrain: how the encoder of a state or a scene is trained by itself, before the denoiser;
             0 steps for not at all. It is frozen afterwards.
-        check_every: steps between closed-loop checks, 0 for none; `check_episodes` each.
+        check_every: steps between checks, 0 for none: `check_episodes` in closed loop; for a
+            vision-language planner moments of as many of the last drives, which are not trained on.
         save_every: steps between saved states, from which a killed run goes on.
         out: folder of the finished policy (half precision), beside the run folder by default.
     """

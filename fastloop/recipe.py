@@ -6,9 +6,10 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from fastloop.accel.samplers import build_schedule
 from fastloop.config import TrainVerbConfig
 from fastloop.datasets.plans import Plans
 from fastloop.datasets.windows import Batches, Windows
-from fastloop.policies.checkpoints import Checkpoint
+from fastloop.policies.checkpoints import Checkpoint, native
 from fastloop.policies.checkpoints.checks import NETWORKS, check_network
 from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel, steps_between
@@ -141,6 +142,11 @@ class Recipe:
                 )
         return windows
 
+    @property
+    def samples(self) -> Windows:
+        """To learn from."""
+        return self.windows
+
     @cached_property
     def model(self) -> DiffusionModel:
         """A fresh network on the configured device, its normalizer fitted to the data.
@@ -179,6 +185,22 @@ class Recipe:
             return model.to(self.config.device)
         except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
             raise ValueError(f"cannot train on device {self.config.device!r}: {error}") from error
+
+    def stages(self) -> Iterator[tuple[str, Trainer]]:
+        """The trainer of each stage; the one before has come to its end when the next is asked
+        for."""
+        if self.config.pretrain.steps:
+            first = self.encoder_trainer()
+            yield "encoder", first
+            encoder: Any = self.model.obs_encoder
+            averaged: Any = first.ema.averaged
+            encoder.load_state_dict(averaged.encoder.state_dict())
+            encoder.requires_grad_(False)
+        yield "trainer", self.denoiser_trainer()
+
+    def save(self, folder: Path, trainer: Trainer) -> None:
+        """Write the averaged weights in half precision."""
+        native.save(folder, self.checkpoint(trainer), half=True)
 
     def denoiser_trainer(self) -> Trainer:
         """Trains the denoiser, and the observation encoder where it is not frozen.

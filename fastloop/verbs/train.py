@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from rich.console import Console
 
 from fastloop.config import TrainVerbConfig
 from fastloop.policies.base import Policy
-from fastloop.policies.checkpoints import native
 from fastloop.policies.driving.whole_plans import WholePlans
 from fastloop.policies.load import make_policy
+from fastloop.policies.spec import EnvSpec
 from fastloop.policies.training import Trainer
+from fastloop.policies.vla.manifest import STOCK
 from fastloop.progress import bar
 from fastloop.recipe import Recipe
 from fastloop.run_folder import make_run_dir, write_result
@@ -27,6 +29,7 @@ from fastloop.sims.runner import RunConfig
 from fastloop.sims.runner import run as run_closed_loop
 from fastloop.sims.stats import wilson
 from fastloop.sims.worklist import WorkItem
+from fastloop.vla_recipe import VLARecipe
 
 __all__ = ["run"]
 
@@ -49,29 +52,22 @@ def run(config: TrainVerbConfig) -> int:
         torch.set_num_threads(config.threads)
     sim_config = SimConfig.from_config(config.sim)
     sim = sim_config.build()
-    recipe = Recipe(config, sim.env_spec)
+    recipe = _recipe(config, sim.env_spec)
     sim.close()
-    model = recipe.model
+    samples, _ = len(recipe.samples), recipe.model  # refused before there is a folder
     folder = make_run_dir("train", config.run_dir)
     with catch_interrupts() as stop:
-        stage = _Stage(config, folder, console, stop)
-        if config.pretrain.steps:
-            first = recipe.encoder_trainer()
-            if not stage.run("encoder", first):
-                return stage.stopped()
-            model.obs_encoder.load_state_dict(first.ema.averaged.encoder.state_dict())
-            model.obs_encoder.requires_grad_(False)
-        trainer = recipe.denoiser_trainer()
-
-        def check() -> dict[str, float] | None:
-            return _check(config, sim_config, recipe, trainer, folder)
-
-        if not stage.run("trainer", trainer, check):
-            return stage.stopped()
+        running = _Stage(config, folder, console, stop)
+        for name, trainer in recipe.stages():
+            check = partial(_check, config, sim_config, recipe, name, trainer, folder)
+            if not running.run(name, trainer, None if name == "encoder" else check):
+                return running.stopped()
     out = Path(config.out) if config.out else folder / "policy"
-    native.save(out, recipe.checkpoint(trainer), half=True)
-    metrics = {"loss": {"value": stage.loss, "unit": "1", "n": trainer.step}}
-    write_result(folder, "train", config, metrics, samples=len(recipe.windows))
+    recipe.save(out, trainer)
+    metrics = {"loss": {"value": running.loss, "unit": "1", "n": trainer.step}}
+    if isinstance(recipe, VLARecipe):
+        metrics |= {key: {"value": value} for key, value in recipe.check(name, trainer).items()}
+    write_result(folder, "train", config, metrics, samples=samples)
     console.print(
         f"policy: {out}\nrun folder: {folder}", markup=False, highlight=False, soft_wrap=True
     )
@@ -92,7 +88,7 @@ class _Stage:
         self,
         name: str,
         trainer: Trainer,
-        check: Callable[[], dict[str, float] | None] = lambda: None,
+        check: Callable[[], dict[str, float] | None] | None,
     ) -> bool:
         """Train to the end, or until somebody asks to stop; whether it came to the end."""
         state, total = self.folder / f"{name}.pt", trainer.config.steps
@@ -104,20 +100,20 @@ class _Stage:
         with bar(f"training {name}", total, self.console) as advance:
             while trainer.step < total and not self.stop.requested:
                 losses.append(trainer.advance())
+                self.loss = sum(losses) / len(losses)
+                advance(trainer.step, f"loss {self.loss:.4f}")
                 if trainer.step % 100 == 0 or trainer.step == total:
-                    self.loss = sum(losses) / len(losses)
-                    losses = []
                     self._write(stage=name, step=trainer.step, loss=self.loss)
-                    advance(trainer.step, f"loss {self.loss:.4f}")
+                    losses = []
                 if trainer.step % self.config.save_every == 0:
                     trainer.save(state)
                 every = self.config.check_every
-                if name == "trainer" and every and trainer.step % every == 0:
-                    success = check()
-                    if success is None:  # its Ctrl-C is ours
+                if check and every and trainer.step % every == 0:
+                    found = check()
+                    if found is None:  # its Ctrl-C is ours
                         break
-                    self._write(stage=name, step=trainer.step, **success)
-                    self.console.print(f"step {trainer.step}: {success}", markup=False)
+                    self._write(stage=name, step=trainer.step, **found)
+                    self.console.print(f"step {trainer.step}: {found}", markup=False)
         trainer.save(state)
         return trainer.step >= total
 
@@ -144,10 +140,22 @@ class _Stage:
         self._log.write_text("".join(compress(whole, stays)), encoding="utf-8")
 
 
+def _recipe(config: TrainVerbConfig, env: EnvSpec) -> Recipe | VLARecipe:
+    return VLARecipe(config, env) if config.network.kind == STOCK else Recipe(config, env)
+
+
 def _check(
-    config: TrainVerbConfig, sim: SimConfig, recipe: Recipe, trainer: Trainer, folder: Path
+    config: TrainVerbConfig,
+    sim: SimConfig,
+    recipe: Recipe | VLARecipe,
+    stage: str,
+    trainer: Trainer,
+    folder: Path,
 ) -> dict[str, float] | None:
-    """Success of the averaged weights with its Wilson interval; None when interrupted."""
+    """Success of the averaged weights with its Wilson interval, or how they do on held-out moments;
+    None when interrupted."""
+    if isinstance(recipe, VLARecipe):
+        return recipe.check(stage, trainer)
     checkpoint = recipe.checkpoint(trainer)
     policy: Policy = make_policy(checkpoint, device=config.device)
     if recipe.plans:

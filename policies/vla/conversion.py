@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from fastloop.accel.decoding.model import ModelSpec
+from fastloop.policies.vla.attention import trains_fast
 from fastloop.policies.vla.losses import chunked_cross_entropy
 from fastloop.policies.vla.masks import PADDING, causal, doubled
 from fastloop.policies.vla.noise import UNIFORM, complementary, masking_probability
@@ -187,12 +188,14 @@ def _decode(
     model: Any, embeds: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
     """Last hidden states (B, Q, D) under a mask (B, Q, Q)."""
-    hidden: torch.Tensor = model.get_decoder()(
-        inputs_embeds=embeds,
-        attention_mask=mask[:, None],
-        position_ids=positions if positions.ndim == 2 else positions.transpose(0, 1),
-        use_cache=False,
-    ).last_hidden_state
+    decoder = model.get_decoder()
+    with trains_fast(decoder, mask) as attention_mask:
+        hidden: torch.Tensor = decoder(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=positions if positions.ndim == 2 else positions.transpose(0, 1),
+            use_cache=False,
+        ).last_hidden_state
     return hidden
 
 

@@ -32,6 +32,7 @@ class Manifest:
         prompt: name of its template.
         cameras: in the order in which it was shown them, without ``observation.images.``.
         min_pixels, max_pixels: of a picture.
+        image_size: width and height of the only pictures that it was shown; None for any.
         training: what is known of the training run.
     """
 
@@ -45,6 +46,7 @@ class Manifest:
     cameras: tuple[str, ...] = ("front_left", "front", "front_right")
     min_pixels: int = 56 * 56
     max_pixels: int = 28 * 28 * 1280
+    image_size: tuple[int, int] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,6 +63,10 @@ class Manifest:
         named = all(isinstance(camera, str) and camera for camera in self.cameras)
         if not isinstance(self.cameras, tuple) or not named:
             raise ValueError(f"cameras must be a list of names, got {self.cameras!r}")
+        size = (1, 1) if self.image_size is None else self.image_size
+        sides = isinstance(size, tuple) and all(isinstance(s, int) and s > 0 for s in size)
+        if not sides or len(size) != 2:
+            raise ValueError(f"image_size must be width and height, got {size!r}")
         if self.schema is not None and Path(self.schema).name != self.schema:
             raise ValueError(f"schema must be a name or a file of the folder, got {self.schema!r}")
 
@@ -90,8 +96,9 @@ def read_manifest(folder: Path, described: Mapping[str, Any], vocabulary: int) -
             f"{_find(described, 'use_block_causal_mask')}) gives no reason to guess: put it into "
             f'{MANIFEST}, such as {{"regime": "causal_context", "mask_id": 151665}}'
         )
-    if isinstance(told.get("cameras"), list):
-        told["cameras"] = tuple(told["cameras"])
+    for name in ("cameras", "image_size"):
+        if isinstance(told.get(name), list):
+            told[name] = tuple(told[name])
     try:
         manifest = Manifest(**{"block_size": 32, **told})
     except (TypeError, ValueError) as error:

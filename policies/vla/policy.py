@@ -25,6 +25,7 @@ from fastloop.policies.vla.canvas import Layout, build_layout
 from fastloop.policies.vla.checkpoint import TOKENIZER, load_vlm
 from fastloop.policies.vla.decoding import DecodingConfig, build_driver
 from fastloop.policies.vla.images import PatchConfig
+from fastloop.policies.vla.manifest import Manifest
 from fastloop.policies.vla.prompt import Prompt, Template, build_prompt, load_template
 from fastloop.policies.vla.qwen25vl import Qwen25VL
 from fastloop.policies.vla.schema import load_schema
@@ -106,6 +107,7 @@ class VisionLanguagePlanner:
         Raises:
             CheckpointError: as `load_vlm`, and for a model that was not taught to drive or whose
                 tokenizer does not fit it.
+            SpecMismatchError: as above, and for pictures of another size than it was shown.
         """
         loaded = load_vlm(folder, dtype=dtype, device=device)
         told = loaded.manifest
@@ -124,6 +126,7 @@ class VisionLanguagePlanner:
             raise CheckpointError(
                 f"{folder}: {MASK} is {mask} of its tokenizer, not {told.mask_id}"
             )
+        _check_pictures(told, env)
         vision = loaded.network.config.vision_config
         pictures = PatchConfig(
             told.min_pixels, told.max_pixels, vision.patch_size, vision.spatial_merge_size,
@@ -223,6 +226,18 @@ class VisionLanguagePlanner:
         elif not good.all():
             reason = f"{int((~good).sum())} of {len(read)} rollouts left out: {reason}"
         return (candidates, chosen), read[0].text + (f" [{reason}]" if reason else "")
+
+
+def _check_pictures(told: Manifest, env: EnvSpec) -> None:
+    """Refuse pictures of another size than those that the model was shown."""
+    for camera in told.cameras if told.image_size else ():
+        shown = env.observations.get(IMAGES + camera)
+        if shown is not None and shown.shape[:0:-1] != told.image_size:
+            raise SpecMismatchError(
+                f"the model was shown pictures of {told.image_size} pixels (width, height), "
+                f"{env.name} shows {IMAGES}{camera} in {shown.shape[:0:-1]}: say "
+                f"sim.image_size=[{','.join(map(str, told.image_size))}]"
+            )
 
 
 def _seed(key: tuple[int, int, int], rollout: int) -> int:

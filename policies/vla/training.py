@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from fastloop.policies.vla.conversion import (
 from fastloop.policies.vla.noise import UNIFORM
 from fastloop.policies.vla.samples import Batches, Samples
 
-__all__ = ["STAGES", "StageConfig", "Trained", "build_trainer"]
+__all__ = ["STAGES", "StageConfig", "Trained", "build_loss", "build_trainer"]
 
 STAGES = ("autoregressive", "block_diffusion", "structured")
 # Fast-dDrive's: what plans is masked more and counts more than what sees.
@@ -56,6 +56,8 @@ class StageConfig:
         weights: of ``structured``: section to weight of its drafted tokens; 1 where missing.
         draft_weight, causal_weight: of the two halves of the loss.
         eps: the least probability of being masked.
+        share, lr_factor: where several stages make one training: the part of its steps, and of its
+            learning rate, that is this one's.
     """
 
     stage: str = "structured"
@@ -66,6 +68,8 @@ class StageConfig:
     draft_weight: float = 0.5
     causal_weight: float = 0.5
     eps: float = 1e-3
+    share: float = 1.0
+    lr_factor: float = 1.0
 
 
 class Trained(nn.Module):
@@ -112,12 +116,7 @@ def build_trainer(
     if not len(samples):
         raise ValueError("there are no samples to train on")
     _check_model(model, spec)
-    objective = _objective(stage, samples[0].canvas.sections)
-
-    def loss(batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
-        if stage.stage == "autoregressive":
-            return autoregressive_loss(model, batch)
-        return block_diffusion_loss(model, batch, spec, objective, generator=generator)
+    loss = build_loss(model, spec, samples[0].canvas.sections, stage)
 
     def blocks(step: int) -> int | None:
         if stage.stage != "block_diffusion":
@@ -132,6 +131,25 @@ def build_trainer(
         config,
         facts={"stage": asdict(stage), "samples": len(samples), **(facts or {})},
     )
+
+
+def build_loss(
+    model: Any, spec: ModelSpec, sections: Sequence[str], stage: StageConfig
+) -> Callable[[Mapping[str, torch.Tensor], torch.Generator], torch.Tensor]:
+    """What a stage minimizes, of a batch and the generator of its noise; raises as `build_trainer`.
+
+    Args:
+        model, spec, stage: as there.
+        sections: of the canvas.
+    """
+    objective = _objective(stage, sections)
+
+    def loss(batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+        if stage.stage == "autoregressive":
+            return autoregressive_loss(model, batch)
+        return block_diffusion_loss(model, batch, spec, objective, generator=generator)
+
+    return loss
 
 
 def _check_model(model: Any, spec: ModelSpec) -> None:
