@@ -107,8 +107,8 @@ class VLARecipe:
         drives = list(made)
         for key in (IMAGES + camera for camera in cameras):
             expected = self.env.observations[key].shape
-            found = {drive.observations[key].shape[1:] for drive in drives}
-            if strange := found - {expected}:
+            frames = [d.observations[key] for d in drives if key in d.observations]
+            if strange := {frame.shape[1:] for frame in frames} - {expected}:
                 raise ValueError(
                     f"{key} has shape {sorted(strange)[0]} in the demonstrations, {expected} in "
                     f"{self.env.name}: say sim.image_size as it was recorded"
@@ -223,8 +223,8 @@ class VLARecipe:
 
         Returns:
             ``held_out_loss`` of the stage; of answers that are drafted and verified: ``ade_5s`` m,
-            ``tokens_per_forward`` and ``json_validity``, the share that can be read to the last
-            token.
+            ``tokens_per_forward`` and ``json_validity``, the share that are JSON and follow the
+            schema.
         """
         network = trainer.ema.averaged.model
         samples = [self.held_out[i] for i in range(len(self.held_out))]
