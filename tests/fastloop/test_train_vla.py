@@ -87,7 +87,7 @@ def test_what_was_trained_plans_and_says_why(trained):
 def test_stages_come_in_their_order_and_are_checked(trained):
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     told = [(line["stage"], line["step"]) for line in lines if "loss" in line]
-    assert told == [("autoregressive", 5), ("block_diffusion", 2), ("structured", 4)]
+    assert told == [("autoregressive", 6), ("block_diffusion", 1), ("structured", 3)]
     (checked,) = (line for line in lines if "held_out_loss" in line)
     assert checked["stage"] == "autoregressive"
     assert 0 <= checked["json_validity"] <= 1
@@ -131,6 +131,22 @@ def test_a_killed_run_goes_on_to_the_same_weights(drives, trained, tmp_path, mon
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
+def test_each_stage_goes_on_from_the_average_of_the_one_before(drives, tmp_path, monkeypatch):
+    advance, begun = Trainer.advance, []
+
+    def watched(self):
+        if self.step == 0:
+            begun.append((self, [p.detach().clone() for p in self.model.parameters()]))
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", watched)
+    assert train(drives, tmp_path, "check_every=0") == 0
+    assert len(begun) == 3
+    for (before, _), (_, start) in zip(begun, begun[1:], strict=False):
+        averaged = [*before.ema.averaged.parameters()]
+        assert all(torch.equal(p, q) for p, q in zip(averaged, start, strict=True))
+
+
 def evaluate(trained, folder, *overrides):
     return cli.main(
         ["eval", *SIM, "sim.max_steps=6", f"policy.checkpoint={trained / 'policy'}",
@@ -162,7 +178,7 @@ def test_other_pictures_are_refused_before_anything_runs(trained, tmp_path, caps
         (["sim.plan_steps=10"], "plans of 20 waypoints at 4 Hz; ToyRoad takes 21"),
         (["network.inputs=[observation.ego_states]"], "reads observation.ego_states, observation."),
         (["check_episodes=3"], "holds 3 drives, of which check_episodes=3"),
-        (["network.vla.stages.structured.share=0.5"], "must be 1 in all, got [0.5, 0.15, 0.5]"),
+        (["network.vla.stages.structured.share=0.5"], "must be 1 in all, got [0.6, 0.1, 0.5]"),
         (["network.arch.text.num_attention_heads=0"], "no Qwen2.5-VL can be built from"),
         (["network.vla.prompt=long"], "no prompt 'long'; have: fast_ddrive, short, small"),
         (["network.vla.schema=long"], "no schema 'long'"),

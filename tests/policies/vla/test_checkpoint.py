@@ -292,6 +292,9 @@ def test_a_configuration_cannot_make_anything_load(folder, network, monkeypatch)
         ({"mask_id": 95, "schema": "../a.yaml"}, "a name or a file of the folder"),
         ({"mask_id": 95, "schema": 5}, "fastloop.json"),
         ({"mask_id": 95, "block_size": 0}, "block_size must be a whole number from 1 up"),
+        ({"mask_id": 95, "image_size": [112]}, "image_size must be width and height"),
+        ({"mask_id": 95, "image_size": [112, 0]}, "image_size must be width and height"),
+        ({"mask_id": 95, "image_size": 112}, "image_size must be width and height"),
         ({}, "does not say mask_id"),
     ],
 )
