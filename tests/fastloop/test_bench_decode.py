@@ -73,6 +73,14 @@ def test_every_way_is_measured(vlm_folder, tmp_path, capfd, monkeypatch):
         assert found[f"forwards_prefill_{arm}"]["value"] == 1
     assert found["speedup_ar"]["value"] == 1
     assert found["wall_ratio_vs_ar"] == found["speedup_scaffold_speculative"]
+    p50 = {arm: found[f"latency_p50_{arm}"]["value"] for arm in ARMS}
+    for name, slow, fast in (
+        ("wall_ratio_vs_ar", "ar", "scaffold_speculative"),
+        ("fork4_time_ratio", "fork4", "scaffold_speculative"),
+        ("fork8_time_ratio", "fork8", "scaffold_speculative"),
+    ):
+        assert found[name]["value"] == pytest.approx(p50[slow] / p50[fast])
+        assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
     forwards = {arm: found[f"forwards_{arm}"]["value"] for arm in ARMS}
     assert found["forwards_ratio_vs_jump_forward_ar"]["value"] == pytest.approx(
         forwards["jump_forward"] / forwards["scaffold_speculative"]
