@@ -1,13 +1,15 @@
 """A vision-language planner, from a file of drives with pictures to plans on a road."""
 
 import json
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastloop import cli, load_policy
+from fastloop import cli, load_policy, vla_recipe
 from fastloop.datasets import robomimic
 from fastloop.datasets.demonstration import Demonstration
 from fastloop.datasets.plans import Plans
@@ -44,10 +46,10 @@ def road():
 
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory):
-    """Frames of three drives straight on at 8 m/s, with that plan."""
+    """Frames of three drives straight on, with the plan to go faster."""
     sim = road()
-    plan = np.zeros(41, np.float32)
-    plan[1::2] = 2.0 * np.arange(1, 21)
+    plan, step = np.zeros(41, np.float32), np.arange(1, 21)
+    plan[1::2] = 2.0 * step + 0.05 * step**2
     made = []
     for seed in range(3):
         frames = [sim.reset(seed=seed)[0], *(sim.step(plan)[0] for _ in range(4))]
@@ -142,9 +144,31 @@ def test_each_stage_goes_on_from_the_average_of_the_one_before(drives, tmp_path,
     monkeypatch.setattr(Trainer, "advance", watched)
     assert train(drives, tmp_path, "check_every=0") == 0
     assert len(begun) == 3
-    for (before, _), (_, start) in zip(begun, begun[1:], strict=False):
+    for (before, _), (_, start) in pairwise(begun):
         averaged = [*before.ema.averaged.parameters()]
         assert all(torch.equal(p, q) for p, q in zip(averaged, start, strict=True))
+
+
+def test_an_answer_that_says_what_was_driven_has_no_error(drives, tmp_path, monkeypatch):
+    told = iter([])
+
+    def right(model, prompts, canvas, driver):
+        tokens = torch.stack([next(told) for _ in prompts])
+        return replace(decode(model, prompts, canvas, driver), tokens=tokens)
+
+    decode, check = vla_recipe.decode, vla_recipe.VLARecipe.check
+
+    def checked(self, name, trainer):
+        nonlocal told
+        told = iter([self.held_out[i].canvas.tokens for i in range(len(self.held_out))])
+        return check(self, name, trainer)
+
+    monkeypatch.setattr(vla_recipe, "decode", right)
+    monkeypatch.setattr(vla_recipe.VLARecipe, "check", checked)
+    assert train(drives, tmp_path, "check_every=0") == 0
+    metrics = json.loads((tmp_path / "result.json").read_text())["metrics"]
+    assert metrics["ade_5s"]["value"] < 0.2, "of drawing a curve through five points"
+    assert metrics["json_validity"]["value"] == 1.0
 
 
 def evaluate(trained, folder, *overrides):
