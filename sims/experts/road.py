@@ -1,4 +1,4 @@
-"""A careful driver for made-up roads, which knows where everybody else is about to go."""
+"""A careful driver for made-up roads, which keeps clear of every way that others may take."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RoadExpert:
     """The Intelligent Driver Model along the route, as fast as keeps clear of all the others.
 
     It takes the highest of several speeds at which it touches nobody within the plan's horizon, or
-    else the speed or the braking at which that comes last, where everybody follows its lanes at its
-    present speed or picks up speed. It reads what no policy sees: the lanes that others have chosen
-    (`MetaDriveMap.foreseen_ways`). Whoever comes from behind keeps away by itself.
+    else the speed or the braking at which that comes last. Everybody may go any way that lanes lead
+    from where they are (`MetaDriveMap.possible_ways`), at the present speed or picking up speed.
+    Whoever comes from behind keeps away by itself.
 
     Args:
         replan: ticks that a plan is followed.
@@ -118,7 +118,7 @@ class RoadExpert:
 
     def _ghosts(self, sim: MetaDriveMap) -> NDArray[np.float64]:
         """Where others may be: (N, T, 5) of x, y, heading, length and width."""
-        ways = sim.foreseen_ways()
+        possible = sim.possible_ways()
         pose, ego = rear_axle_pose(sim.moments[-1].ego, REAR_AXLE), sim.moments[-1].ego
         ghosts = []
         for key, body in sim.moments[-1].others.items():
@@ -129,8 +129,8 @@ class RoadExpert:
             if follows or np.hypot(*here) > 80:
                 continue
             size = np.tile([body.length, body.width], (len(self._times), 1))
-            way = ways.get(key)
-            if way is None:
+            ways = possible.get(key)
+            if ways is None:
                 points = [body.x, body.y] + self._times[:, None] * [body.vx, body.vy]
                 heading = np.full(len(points), body.heading)
                 ghosts.append(np.column_stack([points, heading, size]))
@@ -138,7 +138,9 @@ class RoadExpert:
             steady = body.speed * self._times
             picked_up = np.minimum(PICK_UP * self._times, max(CRUISE - body.speed, 0.0))
             quicker = steady + np.cumsum(picked_up) * (self._times[1] - self._times[0])
-            ghosts += [np.column_stack([_along(way, at), size]) for at in (steady, quicker)]
+            ghosts += [
+                np.column_stack([_along(way, at), size]) for way in ways for at in (steady, quicker)
+            ]
         return np.array(ghosts).reshape(-1, len(self._times), 5)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastloop.sims.driving.camera import SMALL_SIZE
 from fastloop.sims.driving.scene import Body, Surroundings
 from fastloop.sims.metadrive.engine import Engine, bare, metadrive
-from fastloop.sims.metadrive.foresight import foreseen_ways
+from fastloop.sims.metadrive.foresight import possible_ways
 from fastloop.sims.metadrive.sim import MetaDriveSim
 from fastloop.sims.metadrive.vehicle import ARGUMENTS, Control, Driver
 
@@ -80,9 +80,9 @@ class MetaDriveMap(MetaDriveSim):
         self.engine = Engine(lambda: _make(config), self.env_spec.name)
         self._names: dict[str, str] = {}
 
-    def foreseen_ways(self) -> dict[str, NDArray[np.float64]]:
-        """Where the others are about to go, as no policy can know: ways (N, 2) by their key."""
-        return {self._names[name]: way for name, way in foreseen_ways(self.engine.env).items()}
+    def possible_ways(self) -> dict[str, list[NDArray[np.float64]]]:
+        """Where the others may go along their lanes: ways (N, 2) by their key."""
+        return {self._names[name]: ways for name, ways in possible_ways(self.engine.env).items()}
 
     def _begin(self, seed: int) -> str:
         env = self.engine.take()
