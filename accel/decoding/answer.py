@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from fastloop.accel.decoding.canvas import Canvas
@@ -13,6 +15,8 @@ __all__ = ["Answer"]
 
 class Answer:
     """B copies of a canvas, on the device, in which slots that are not written hold the mask id.
+
+    Where one token only may stand it stands from the start, as if it were given.
 
     Attributes:
         tokens: (B, n) int64.
@@ -39,6 +43,7 @@ class Answer:
         kinds = sorted(set(host.kind[~host.given].tolist()))
         if not allowed[kinds].any(1).all():
             raise ValueError(f"a slot may hold nothing but the mask id {spec.mask_id}")
+        host = replace(host, allowed=allowed).settled(keep=spec.stop_id)
         if (host.tokens[host.given] == spec.mask_id).any():
             raise ValueError(f"a given slot holds the mask id {spec.mask_id}")
         self.spec, self.canvas = spec, host

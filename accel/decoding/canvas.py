@@ -54,6 +54,14 @@ class Canvas:
         """How many slots are to be filled."""
         return int((~self.given).sum())
 
+    def settled(self, *, keep: int | None = None) -> Canvas:
+        """The same with slots given that may take one token only, unless it is `keep`."""
+        token = self.allowed.int().argmax(1)
+        single = (self.allowed.sum(1) == 1) & (token != (-1 if keep is None else keep))
+        forced = ~self.given & single[self.kind]
+        tokens = torch.where(forced, token[self.kind], self.tokens)
+        return replace(self, tokens=tokens, given=self.given | forced)
+
     def part(self, start: int, stop: int) -> Canvas:
         """The slots from `start` up to `stop`."""
         names = ("tokens", "given", "block", "section", "kind")

@@ -1,5 +1,7 @@
 """Speculation says what the model says token by token, whatever was drafted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -209,3 +211,24 @@ def test_any_canvas(toy, seed, slots, share, rate, window, rows, continued):
     assert decoded.forwards["draft"] == decoded.forwards["verify"]
     if continued:
         assert context.visible.sum(1).tolist() == [3 + slots] * rows
+
+
+def test_where_one_token_may_stand_it_costs_nothing(toy):
+    model, canvas = toy.Model(), toy.canvas(3, slots=40)
+    allowed, kind = canvas.allowed.clone(), canvas.kind.clone()
+    only = torch.zeros(1, toy.VOCAB, dtype=torch.bool)
+    only[0, 7] = True
+    free = (~canvas.given).nonzero().flatten()
+    kind[free[::3]] = len(allowed)
+    canvas = replace(canvas, kind=kind, allowed=torch.cat([allowed, only]))
+    expected = toy.reference(model, toy.prompt, canvas)
+    assert (expected[free[::3]] == 7).all()
+    settled = canvas.settled()
+    assert settled.given[free[::3]].all()
+    assert settled.given.sum() == canvas.given.sum() + len(free[::3])
+    assert torch.equal(canvas.settled(keep=7).given, canvas.given)
+    for driver in (Autoregressive(jump_forward=True), Speculative()):
+        decoded = decode(model, [toy.prompt], canvas, driver, debug=True)
+        assert decoded.tokens[0].tolist() == expected.tolist()
+        again = decode(model, [toy.prompt], settled, driver)
+        assert decoded.forwards == again.forwards
