@@ -8,17 +8,21 @@ import pytest
 import torch
 
 from fastloop import cli
-from fastloop.accel.decoding.result import Decoded
+from fastloop.accel.decoding.result import Decoded, Exactness
 from fastloop.accel.decoding.speculative import Speculative
 from fastloop.accel.report import AccelReport
 from fastloop.bench.decode import run
 from fastloop.bench.decode.displacement import measure_errors
 from fastloop.bench.decode.moments import Moment, visited
 from fastloop.bench.decode.timing import Timed
+from fastloop.bench.decode.validity import measure_validity
 from fastloop.policies.base import Plan
 from fastloop.policies.driving.whole_plans import waypoint_env
 from fastloop.policies.load import load_policy
 from fastloop.policies.vla import decoding, policy
+from fastloop.policies.vla.canvas import build_layout
+from fastloop.policies.vla.schema import load_schema
+from fastloop.policies.vla.tokenizer import FileTokenizer
 from fastloop.sims.toy_road import ToyRoad
 
 ARMS = ("ar", "jump_forward", "self_speculative", "denoise", "scaffold_speculative", "fork4",
@@ -56,6 +60,7 @@ def test_every_way_is_measured(vlm_folder, tmp_path, capfd, monkeypatch):
     for name in HEADLINES:
         assert found[name]["value"] > 0, name
     assert found["json_validity"]["value"] == 1
+    assert found["schema_validity_scaffold_speculative"]["value"] == 1
     for arm in ARMS:
         assert found[f"json_validity_{arm}"]["value"] == 1
         assert found[f"given_violations_{arm}"]["value"] == 0
@@ -246,6 +251,25 @@ def test_displacement_at_each_horizon():
     assert errors[5].tolist() == [0, 2]
     assert list(measure_errors(plans, [moment(driven[:12])] * 2)) == [3]
     assert not measure_errors(plans, [moment(driven), moment(None)])
+
+
+def test_what_is_valid(vlm_folder):
+    schema = load_schema(vlm_folder / "answer.yaml")
+    layout = build_layout(schema, FileTokenizer(vlm_folder / "tokenizer.json"))
+    flag, point = layout.slots["flags.cyclist"][0], layout.slots["trajectory"][0]
+    yes, plus = (layout.tokenizer.encode(text)[0] for text in ("yes", " +"))
+    whole = layout.canvas.tokens.clone()
+    whole[list(layout.slots["trajectory"])] = layout.tokenizer.encode("7")[0]
+    whole[[flag, layout.slots["flags.pedestrian"][0]]] = yes
+    no_flag, no_json = whole.clone(), whole.clone()
+    no_flag[flag] = plus
+    no_json[point] = layout.tokenizer.encode('"')[0]
+    answers = [Decoded("", Exactness.LOSSLESS, torch.stack([whole, no_flag, no_json]), 18, {})]
+    valid = measure_validity(layout, answers)
+    assert (valid.json.value, valid.json.n) == (pytest.approx(2 / 3), 3)
+    assert valid.schema.value == pytest.approx(1 / 3)
+    cut = [dataclasses.replace(answers[0], tokens=whole[None, :-1])]
+    assert measure_validity(layout, cut).json.value == 0
 
 
 def test_where_the_time_goes():

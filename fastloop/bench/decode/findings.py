@@ -10,6 +10,7 @@ from typing import Any
 from fastloop.bench.decode.arms import DecodeArm
 from fastloop.bench.decode.gates import Gate
 from fastloop.bench.decode.timing import Timed
+from fastloop.bench.decode.validity import Validity
 from fastloop.bench.decode.work import Work
 from fastloop.sims.stats import Interval
 
@@ -27,7 +28,7 @@ class DecodeFindings:
         arm: what it is.
         work: of its answers.
         gates: what was compared.
-        valid: share of answers that are JSON and follow the schema.
+        valid: how many answers can be read.
         violations: given slots that hold something else.
         alike: share of timed plans whose text is that of token by token.
         timed: its plans.
@@ -42,7 +43,7 @@ class DecodeFindings:
     arm: DecodeArm
     work: Work
     gates: tuple[Gate, ...]
-    valid: Interval
+    valid: Validity
     violations: int
     alike: float | None = None
     timed: Timed | None = None
@@ -106,7 +107,8 @@ def _quantities(one: DecodeFindings) -> dict[str, dict[str, Any]]:
         "accepted_per_cycle": _plain(work.accepted, "1", work.cycles.total()),
         "host_syncs": _plain(work.host_syncs, "1"),
         "kv_bytes": _plain(work.kv_bytes, "B"),
-        "json_validity": _measured(one.valid, "fraction"),
+        "json_validity": _measured(one.valid.json, "fraction"),
+        "schema_validity": _measured(one.valid.schema, "fraction"),
         "given_violations": _plain(one.violations, "1"),
         "parity": _plain(wrong, "answers", sum(gate.compared for gate in one.gates)),
         "alike": _plain(one.alike, "fraction"),

@@ -33,11 +33,16 @@ def tables(arms: Sequence[DecodeFindings], left_out: Mapping[str, str]) -> list[
         "arm", "a plan", "faster than ar", "95% interval", "fewer forwards than jump_forward",
         "tokens a forward", "values a forward", "answer",
     )  # fmt: skip
-    count = ("arm", *PHASES, "host syncs", "accepted a cycle", "KV", "JSON valid", "given altered")
+    count = ("arm", *PHASES, "host syncs", "accepted a cycle", "KV")
     watched = [one for one in arms if one.timed and not one.refused]
     found = [
         Table("Speed and parity", speed, [_speed(one) for one in arms]),
         Table("Forwards of a plan", count, [_counts(one) for one in arms]),
+        Table(
+            "Answers",
+            ("arm", "are JSON", "follow the schema", "answers", "given tokens altered"),
+            [_valid(one) for one in arms],
+        ),
         Table(
             "Latency of a plan",
             ("arm", "p50", "p90", "p99", "max", "plans", "cold", "a forward"),
@@ -111,7 +116,14 @@ def _counts(one: DecodeFindings) -> list[str]:
     accepted = "-" if work.accepted is None else f"{work.accepted:.3g}"
     return [
         one.name, *(f"{work.phases[phase]:.4g}" for phase in PHASES), f"{work.host_syncs:.4g}",
-        accepted, f"{work.kv_bytes / 2**20:.3g} MiB", percent(one.valid.value),
+        accepted, f"{work.kv_bytes / 2**20:.3g} MiB",
+    ]  # fmt: skip
+
+
+def _valid(one: DecodeFindings) -> list[str]:
+    valid = one.valid
+    return [
+        one.name, percent(valid.json.value), percent(valid.schema.value), str(valid.json.n),
         str(one.violations),
     ]  # fmt: skip
 

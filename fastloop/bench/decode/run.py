@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fastloop.accel.decoding.result import Decoded
 from fastloop.bench.decode.arms import BASELINES, JUMP_FORWARD, DecodeArm, make_arms, widened
 from fastloop.bench.decode.compare import Found, compare_errors, compare_times
 from fastloop.bench.decode.findings import DecodeFindings, metrics
@@ -17,13 +16,11 @@ from fastloop.bench.decode.projection import projections
 from fastloop.bench.decode.report import print_tables, tables
 from fastloop.bench.decode.subject import Subject, open_subject
 from fastloop.bench.decode.timing import time_in_turns
+from fastloop.bench.decode.validity import measure_validity
 from fastloop.bench.decode.work import measure_work, passes, ratio
 from fastloop.config import DecodeBenchConfig
-from fastloop.policies.vla.answer import read_text
-from fastloop.policies.vla.canvas import Layout
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
-from fastloop.sims.stats import Interval, wilson
 
 __all__ = ["run"]
 
@@ -89,7 +86,7 @@ def _write(
             arm,
             measure_work(own, episodes),
             gates[arm.name],
-            _valid(layout, own),
+            measure_validity(layout, own),
             sum(violations(one.tokens, layout.canvas) for one in own),
             fewer_forwards=ratio(
                 [passes(one) for one in answers[JUMP_FORWARD]], [passes(one) for one in own],
@@ -97,13 +94,6 @@ def _write(
             ),
         )  # fmt: skip
     return found, answers if exact is model else {}
-
-
-def _valid(layout: Layout, answers: Sequence[Decoded]) -> Interval:
-    """Share of answers whose text is JSON with everything in it that the schema names."""
-    rows = [row for one in answers for row in one.tokens.tolist()]
-    texts = [layout.tokenizer.decode([i for i in row if i != layout.null_id]) for row in rows]
-    return wilson(sum(not read_text(layout.schema, text).reason for text in texts), len(texts))
 
 
 def _report(

@@ -40,7 +40,7 @@ class Timed:
     @property
     def stages_ms(self) -> Mapping[str, float]:
         """Mean milliseconds of each stage: `prompt` (pictures and words into tokens), `prefill`
-        (the pass over them), each phase of decoding, and `rest`, which is Python and reading."""
+        (the pass over them), each phase of decoding, and `rest`: choosing tokens, and Python."""
         totals: dict[str, float] = {}
         for plan in self.plans:
             for stage, ms in plan.report.stage_ms.items():
