@@ -15,6 +15,7 @@ import torch
 from fastloop.accel.decoding.model import ModelSpec, Regime
 from fastloop.accel.decoding.rollouts import decode
 from fastloop.accel.decoding.speculative import Speculative
+from fastloop.bench.decode.validity import measure_validity
 from fastloop.config import TrainVerbConfig
 from fastloop.datasets import robomimic
 from fastloop.datasets.demonstration import Demonstration
@@ -223,13 +224,12 @@ class VLARecipe:
 
         Returns:
             ``held_out_loss`` of the stage; of answers that are drafted and verified: ``ade_5s`` m,
-            ``tokens_per_forward`` and ``json_validity``, the share that are JSON and follow the
-            schema.
+            ``tokens_per_forward``, and the shares of `Validity`.
         """
         network = trainer.ema.averaged.model
         samples = [self.held_out[i] for i in range(len(self.held_out))]
         batches = [samples[start : start + ROWS] for start in range(0, len(samples), ROWS)]
-        losses, plans, rates, valid = [], [], [], []
+        losses, plans, answers = [], [], []
         loss = build_loss(
             network, self.spec, self.layout.canvas.sections, self.config.network.vla.stages[name]
         )
@@ -245,18 +245,22 @@ class VLARecipe:
             decoded = decode(
                 model, [sample.prompt for sample in batch], self.layout.canvas, Speculative()
             )
-            rates += [decoded.tokens_per_forward] * len(batch)
+            answers.append(decoded)
             for tokens in decoded.tokens.cpu():
                 answer = read_tokens(self.layout, tokens)
-                valid.append(not answer.reason)
                 straight = to_plan.straight_on(torch.as_tensor(next(states)))
                 plans.append(straight if answer.fallback else to_plan(answer.values))
         driven = [plan for _, plan in self.held_out.moments]
+        valid = measure_validity(self.layout, answers)
+        weights = [len(batch) for batch in batches]
         return {
             "held_out_loss": float(np.mean(losses)),
             "ade_5s": float(ade(torch.stack(plans).numpy(), driven, 5.0).mean()),
-            "tokens_per_forward": float(np.mean(rates)),
-            "json_validity": float(np.mean(valid)),
+            "tokens_per_forward": float(
+                np.average([one.tokens_per_forward for one in answers], weights=weights)
+            ),
+            "json_validity": valid.json.value,
+            "schema_validity": valid.schema.value,
         }
 
     def save(self, folder: Path, trainer: Trainer) -> None:
