@@ -54,7 +54,9 @@ def compare_times(
 
 
 def _time_ratio(slow: Timed | None, fast: Timed) -> Interval | None:
-    return slow and ratio_of_medians(slow.plan_ms, fast.plan_ms, paired=True)
+    if slow is None:
+        return None
+    return ratio_of_medians(slow.plan_ms, fast.plan_ms, paired=True)
 
 
 def _hide_ratios_to_red_arms(found: Found) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -104,7 +105,7 @@ def _report(
     folder: Path,
     console: Console,
 ) -> int:
-    facts = {
+    facts: dict[str, Any] = {
         "checkpoint": config.policy.checkpoint,
         "checkpoint_digest": subject.planner.digest,
         "observations": subject.source,
