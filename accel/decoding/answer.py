@@ -51,6 +51,7 @@ class Answer:
         self.stoppable = spec.stop_id is not None and bool(allowed[kinds, spec.stop_id].any())
         self.given = host.given.to(device)
         self._kind, self._allowed = host.kind.to(device), allowed.to(device)
+        self._choices = _few_tokens(allowed, sorted(set(host.kind[~host.given].tolist())), device)
         empty = host.tokens.masked_fill(~host.given, spec.mask_id).to(device)
         self.tokens = empty.expand(rows, -1).clone()
 
@@ -65,7 +66,12 @@ class Answer:
         self, choice: Choice, logits: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         """Tokens (B, Q) for slots (B or 1, Q) that are at positions (B, Q)."""
-        return choice(self.within(logits, slots), positions)
+        if self._choices is None:
+            return choice(self.within(logits, slots), positions)
+        tokens, real = (table[self._kind[slots]] for table in self._choices)
+        few = logits.gather(-1, tokens.expand(*logits.shape[:2], -1))
+        chosen = choice(few.masked_fill(~real, float("-inf")), positions, tokens)
+        return tokens.expand_as(few).gather(-1, chosen[..., None])[..., 0]
 
     def stops(self, tokens: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
         """Where (B, Q) tokens of slots (B or 1, Q) end the answer: a stop id that was not given."""
@@ -80,3 +86,16 @@ class Answer:
         slots = torch.arange(len(self), device=self.tokens.device)[None]
         ended = self.stops(self.tokens, slots).cumsum(1) > 0
         return self.tokens.masked_fill(ended, self.spec.stop_id or 0)
+
+
+def _few_tokens(
+    allowed: torch.Tensor, kinds: list[int], device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """For each kind of slot the tokens that may stand there (kinds, C), rising, and which of them
+    are real and no padding; None where that is no small part of the vocabulary."""
+    most = int(allowed[kinds].sum(1).max()) if kinds else 1
+    if most > allowed.shape[1] // 4:
+        return None
+    real, tokens = allowed.to(torch.uint8).topk(most, dim=1)
+    tokens, order = tokens.sort(dim=1)
+    return tokens.to(device), real.gather(1, order).bool().to(device)

@@ -13,8 +13,19 @@ __all__ = ["Choice", "Greedy", "Gumbel"]
 class Choice(Protocol):
     """A function of logits and of where they speak of; no state, so that it can be repeated."""
 
-    def __call__(self, logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, Q) int64 of logits (B, Q, V), -inf where a token may not stand, (B, Q)."""
+    def __call__(
+        self, logits: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Which one stands in each slot.
+
+        Args:
+            logits: (B, Q, C), -inf where a token may not stand.
+            positions: (B, Q) int64.
+            tokens: (B or 1, Q, C) int64, what the logits are of; None for all V in their order.
+
+        Returns:
+            (B, Q) int64, indices in C.
+        """
         ...
 
 
@@ -22,7 +33,9 @@ class Choice(Protocol):
 class Greedy:
     """The likeliest."""
 
-    def __call__(self, logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, logits: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See `Choice`."""
         return logits.argmax(-1)
 
@@ -48,7 +61,9 @@ class Gumbel:
         if not self.temperature >= 0:
             raise ValueError(f"a temperature is 0 or more, got {self.temperature}")
 
-    def __call__(self, logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, logits: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See `Choice`.
 
         Raises:
@@ -61,7 +76,8 @@ class Gumbel:
         # A seed is mixed on the host, in Python's integers, and travels as 63 bits.
         seeds = torch.tensor([seed % (1 << 63) for seed in self.seeds]).to(logits.device)
         where = _mixed(_mixed(seeds)[:, None] + positions)
-        tokens = torch.arange(logits.shape[-1], device=logits.device)
+        if tokens is None:
+            tokens = torch.arange(logits.shape[-1], device=logits.device)
         bits = _mixed(where[..., None] + tokens)
         uniform = ((bits >> 11) & ((1 << 53) - 1)).double().add_(0.5).mul_(2.0**-53)
         # float64: in float32 the noise has too few values near 1 and the sample is biased.

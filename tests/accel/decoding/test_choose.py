@@ -1,9 +1,11 @@
 """Noise is a function of seed, position and token; what may not stand is never chosen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from fastloop.accel.decoding import Canvas, Gumbel, ModelSpec, Regime
+from fastloop.accel.decoding import Canvas, Greedy, Gumbel, ModelSpec, Regime, answer
 from fastloop.accel.decoding.answer import Answer
 
 
@@ -59,3 +61,23 @@ def test_bad_canvases_are_refused(toy):
     masks = torch.full_like(free.tokens, toy.MASK)
     with pytest.raises(ValueError, match="holds the mask id"):
         Answer(spec, Canvas(masks, ~free.given, *parts, free.allowed), 1, "cpu")
+
+
+@pytest.mark.parametrize("choice", [Greedy(), Gumbel(0.8, (3, 9))])
+def test_few_tokens_are_chosen_from_as_from_all(toy, monkeypatch, choice):
+    canvas = toy.canvas(5, slots=30)
+    allowed = torch.zeros(3, toy.VOCAB, dtype=torch.bool)
+    allowed[0, [1, 4]] = allowed[1, [2, 3, 6]] = True
+    allowed[2] = True  # of a kind that no slot has
+    canvas = replace(canvas, allowed=allowed, kind=torch.arange(30) % 2)
+    spec, rows = toy.Model().spec, 2
+    logits = torch.randn(rows, 30, toy.VOCAB, dtype=torch.float64)
+    logits[:, ::4] = 1.0  # ties
+    slots, positions = torch.arange(30)[None], torch.arange(30).expand(rows, -1)
+    few = Answer(spec, canvas, rows, "cpu")
+    assert few._choices[0].shape[1] == 3
+    monkeypatch.setattr(answer, "_few_tokens", lambda *_: None)
+    full = Answer(spec, canvas, rows, "cpu")
+    chosen = few.choose(choice, logits, slots, positions)
+    assert torch.equal(chosen, full.choose(choice, logits, slots, positions))
+    assert allowed[canvas.kind].gather(1, chosen.T).all()
