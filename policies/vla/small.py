@@ -12,7 +12,7 @@ from fastloop.extras import require
 from fastloop.policies.vla.annotation import explanations
 from fastloop.policies.vla.canvas import vocabulary
 from fastloop.policies.vla.prompt import NUMBERS, STEP_S, Template
-from fastloop.policies.vla.schema import Schema
+from fastloop.policies.vla.schema import Choice, Schema
 from fastloop.policies.vla.tokenizer import Tokenizer, build_tokenizer, token_id
 
 __all__ = ["new_network", "new_tokenizer"]
@@ -28,14 +28,18 @@ ROPE_THETA = 10_000.0
 
 
 def new_tokenizer(schema: Schema, template: Template) -> str:
-    """JSON of a tokenizer to which every piece of these questions and answers is one token."""
+    """JSON of a tokenizer to which every piece of these questions and answers is one token, and
+    every phrase that may be chosen."""
     rows = 1 + (template.states - 1) * round(template.state_s / STEP_S)
     asked = [
         template.write(torch.full((rows, len(NUMBERS)), number), intent, 1)
         for number in (1.0, -1.0)
         for intent in range(len(template.commands))
     ]
-    return build_tokenizer([*vocabulary(schema), *explanations(), *asked])
+    phrases = [
+        word for _, field in schema.fields() if isinstance(field, Choice) for word in field.words
+    ]
+    return build_tokenizer([*vocabulary(schema), *explanations(), *asked], phrases=phrases)
 
 
 def new_network(arch: Mapping[str, Any], tokenizer: Tokenizer) -> Any:

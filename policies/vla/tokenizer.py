@@ -108,16 +108,20 @@ def token_id(tokenizer: Tokenizer, text: str) -> int:
     return ids[0]
 
 
-def build_tokenizer(texts: Iterable[str], *, max_vocab: int = 4096) -> str:
+def build_tokenizer(
+    texts: Iterable[str], *, phrases: Iterable[str] = (), max_vocab: int = 4096
+) -> str:
     """A small tokenizer in Qwen2.5's manner, to which every piece of `texts` is one token.
 
     A piece is what Qwen2.5 cuts a text into: a word with the space before it, a digit, a sign with
     the space before it, a run of punctuation. What is in no text is spelled in bytes, so that every
-    text comes back from its tokens as it was. The ids are bytes first, then the pieces sorted, then
-    `SPECIAL_TOKENS`: the same texts make the same tokenizer.
+    text comes back from its tokens as it was. The ids are bytes first, then the pieces sorted, the
+    phrases sorted, and `SPECIAL_TOKENS`: the same texts make the same tokenizer.
 
     Args:
         texts: templates and word lists; special tokens in them are left out.
+        phrases: several pieces each that are one token all the same, so that whoever may choose
+            among phrases cannot mix them.
         max_vocab: refuses texts that would make more tokens.
 
     Returns:
@@ -138,7 +142,8 @@ def build_tokenizer(texts: Iterable[str], *, max_vocab: int = 4096) -> str:
         for part in re.split("|".join(map(re.escape, SPECIAL_TOKENS)), text):
             pieces.update(piece for piece, _ in cut.pre_tokenize_str(part))
     vocabulary = bytes_ + sorted(pieces - set(bytes_))
-    if (size := len(vocabulary) + len(SPECIAL_TOKENS)) > max_vocab:
+    whole = sorted(set(phrases) - set(vocabulary))
+    if (size := len(vocabulary) + len(whole) + len(SPECIAL_TOKENS)) > max_vocab:
         raise ValueError(f"these texts make {size} tokens, more than max_vocab = {max_vocab}")
 
     model = library.models.BPE(
@@ -147,5 +152,6 @@ def build_tokenizer(texts: Iterable[str], *, max_vocab: int = 4096) -> str:
     tokenizer = library.Tokenizer(model)
     tokenizer.pre_tokenizer = cut
     tokenizer.decoder = library.decoders.ByteLevel()
+    tokenizer.add_tokens([library.AddedToken(p, normalized=False, single_word=True) for p in whole])
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return json.dumps(json.loads(tokenizer.to_str()), indent=0, ensure_ascii=False)

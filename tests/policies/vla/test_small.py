@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from fastloop.policies.vla.answer import read_tokens
+from fastloop.policies.vla.canvas import build_layout
 from fastloop.policies.vla.prompt import load_template
-from fastloop.policies.vla.schema import load_schema
+from fastloop.policies.vla.schema import Choice, load_schema
 from fastloop.policies.vla.small import new_network, new_tokenizer
-from fastloop.policies.vla.tokenizer import FileTokenizer
+from fastloop.policies.vla.tokenizer import FileTokenizer, build_tokenizer
 
 pytest.importorskip("transformers", reason="vision-language models are of transformers (extra vla)")
 
@@ -41,7 +43,7 @@ def test_questions_are_spelled_in_no_bytes(tokenizer, name):
     ids = tokenizer.encode(question)
     assert tokenizer.decode(ids) == question
     words = [tokenizer.decode([i]) for i in ids]
-    assert "turn" in words
+    assert "turn left" in words
     assert " left" in words
     assert len(ids) <= 45  # 9 of them of three pictures
 
@@ -74,3 +76,26 @@ def test_what_follows_is_filled_in(tokenizer):
 def test_what_is_no_network_is_refused(tokenizer, arch):
     with pytest.raises(ValueError, match=r"no Qwen2.5-VL can be built from network.arch="):
         new_network(arch, tokenizer)
+
+
+def test_whatever_may_stand_in_a_choice_is_one_of_its_words(tokenizer):
+    schema = load_schema("fast_ddrive_small")
+    layout = build_layout(schema, tokenizer)
+    canvas = layout.canvas
+    for seed in range(20):
+        weights = torch.rand(canvas.allowed.shape, generator=torch.Generator().manual_seed(seed))
+        filled = (weights * canvas.allowed).argmax(1)[canvas.kind]
+        read = read_tokens(layout, torch.where(canvas.given, canvas.tokens, filled))
+        assert not read.reason
+        for path, field in schema.fields():
+            if isinstance(field, Choice):
+                section, key = path.split(".")
+                assert read.values[section][key] in field.words
+
+
+def test_phrases_are_one_token_and_prose_comes_back():
+    library = pytest.importorskip("tokenizers")
+    made = build_tokenizer(["keep speed"], phrases=["keep speed"])
+    prose = FileTokenizer(library.Tokenizer.from_str(made))
+    assert len(prose.encode("keep speed")) == 1
+    assert prose.decode(prose.encode("we keep speeding")) == "we keep speeding"
