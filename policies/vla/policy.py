@@ -139,20 +139,28 @@ class VisionLanguagePlanner:
 
     def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
         """Waypoint k (from 0) is for ``(k + 1) / control_hz`` seconds from now; the budget is not
-        used.
+        used. Where an observation cannot be asked about (a past that is no number, say) the plan
+        goes on at constant velocity, too.
 
         Raises:
-            ValueError: for a past that is no number, pictures that are none, or a prompt that the
-                model is too small for.
+            ValueError: for a prompt that the model is too small for.
         """
         start = time.perf_counter()
         states = history[STATES][:, -1].cpu()
-        prompts = self.prompts(history)
+        asked = self._ask(history)
         prompt_ms = 1e3 * (time.perf_counter() - start)
-        answers, report = self._write(prompts, rng)
+        rows = [b for b, prompt in enumerate(asked) if isinstance(prompt, Prompt)]
+        prompts = [prompt for prompt in asked if isinstance(prompt, Prompt)]
+        answers, report = self._write(prompts, [rng.keys[b] for b in rows])
+        written = dict(zip(rows, answers.cpu(), strict=True))
         plans, texts = [], []
-        for row, rows in zip(states, answers.cpu(), strict=True):
-            candidates, text = self._read(row, rows)
+        for b, row in enumerate(states):
+            if b in written:
+                candidates, text = self._read(row, written[b])
+            else:
+                straight = self.waypoints.straight_on(row.nan_to_num(0.0, 0.0, 0.0))
+                candidates = straight.expand(self.decoding.rollouts, -1, -1), straight
+                text = f"[constant velocity: {asked[b]}]"
             plans.append(candidates)
             texts.append(text)
         found = torch.stack([candidates for candidates, _ in plans])
@@ -166,10 +174,22 @@ class VisionLanguagePlanner:
         )
 
     def prompts(self, history: History) -> list[Prompt]:
-        """The question of each of B environments."""
+        """The question of each of B environments.
+
+        Raises:
+            ValueError: for a past that is no number, or pictures that are none.
+        """
+        asked = self._ask(history)
+        for b, prompt in enumerate(asked):
+            if isinstance(prompt, ValueError):
+                raise ValueError(f"environment {b}: {prompt}") from prompt
+        return [prompt for prompt in asked if isinstance(prompt, Prompt)]
+
+    def _ask(self, history: History) -> list[Prompt | ValueError]:
+        """The question of each of B environments, or why there is none."""
         states, intents = (history[key][:, -1].cpu() for key in (STATES, INTENT))
         frames = [history[camera][:, -1].cpu() for camera in self.cameras]
-        questions = []
+        asked: list[Prompt | ValueError] = []
         for b in range(len(history)):
             try:
                 question = build_prompt(
@@ -178,15 +198,20 @@ class VisionLanguagePlanner:
                     intent=int(intents[b]),
                 )  # fmt: skip
             except ValueError as error:
-                raise ValueError(f"environment {b}: {error}") from error
-            questions.append(question)
-        return questions
+                asked.append(error)
+            else:
+                asked.append(question)
+        return asked
 
-    def _write(self, prompts: Sequence[Prompt], rng: Rng) -> tuple[torch.Tensor, AccelReport]:
-        """Answers (B, N, n) and what they took."""
+    def _write(
+        self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int, int]]
+    ) -> tuple[torch.Tensor, AccelReport]:
+        """Answers (B, N, n), and what they took."""
         config, canvas = self.decoding, self.layout.canvas
+        if not prompts:
+            return torch.zeros(0, config.rollouts, len(canvas), dtype=torch.int64), AccelReport()
         if config.rollouts == 1:
-            seeds = tuple(_seed(key, 0) for key in rng.keys)
+            seeds = tuple(_seed(key, 0) for key in keys)
             choice: Choice = Gumbel(config.temperature, seeds) if config.temperature else Greedy()
             driver: Any = replace(self.driver, choice=choice)
             decoded = decode(self.model, prompts, canvas, driver)
@@ -196,7 +221,7 @@ class VisionLanguagePlanner:
                 self.model, prompt, canvas, self.driver, temperature=config.temperature,
                 seeds=[_seed(key, n) for n in range(config.rollouts)],
             )
-            for prompt, key in zip(prompts, rng.keys, strict=True)
+            for prompt, key in zip(prompts, keys, strict=True)
         ]  # fmt: skip
         report = AccelReport.total(part.report() for part in parts)
         return torch.stack([part.tokens for part in parts]), replace(report, plans=1)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -323,17 +324,35 @@ def test_an_environment_with_a_shorter_horizon(folder):
 def test_bad_observations_are_named(folder):
     policy = load(folder)
     nan = torch.full((16, 6), torch.nan)
-    with pytest.raises(ValueError, match=r"environment 0: observation.ego_states is nan at x"):
-        policy.plan(history(0, 1, **{"observation.ego_states": nan}), rng=rng(0, 1))
-    with pytest.raises(ValueError, match=r"environment 0: observation.intent is 7"):
-        policy.plan(history(0, **{"observation.intent": torch.tensor(7)}), rng=rng(0))
     gray = torch.zeros(1, 28, 56, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"environment 0: picture 0 is \(1, 28, 56\)"):
-        policy.plan(history(0, **{"observation.images.front_left": gray}), rng=rng(0))
+    for key, value, told in (
+        ("observation.ego_states", nan, "observation.ego_states is nan at x"),
+        ("observation.intent", torch.tensor(7), "observation.intent is 7"),
+        ("observation.images.front_left", gray, "picture 0 is (1, 28, 56)"),
+    ):
+        bad = history(0, **{key: value})
+        with pytest.raises(ValueError, match=re.escape(f"environment 0: {told}")):
+            policy.prompts(bad)
+        plan = policy.plan(bad, rng=rng(0))
+        assert plan.text[0].startswith(f"[constant velocity: {told}")
+        assert plan.actions.isfinite().all()
     blind = history(0)
     del blind.frames[0][0].values["observation.images.front"]
     with pytest.raises(KeyError, match=r"no observation 'observation.images.front'"):
         policy.plan(blind, rng=rng(0))
+
+
+@pytest.mark.parametrize("rollouts", [1, 2])
+def test_one_environment_without_a_past_stops_no_other(folder, rollouts):
+    policy = load(folder, rollouts=rollouts, temperature=0.5)
+    alone = policy.plan(history(1), rng=rng(1))
+    both = history(0, 1)
+    both.frames[0][-1].values["observation.ego_states"].fill_(torch.nan)
+    plan = policy.plan(both, rng=rng(0, 1))
+    assert torch.equal(plan.actions[1], alone.actions[0])
+    assert plan.text[1] == alone.text[0]
+    assert (plan.actions[0] == 0).all()  # nothing is known, not even a speed
+    assert plan.candidates is None or plan.candidates.shape[:2] == (2, rollouts)
 
 
 def test_pictures_that_do_not_fit_the_model(folder, tmp_path):
