@@ -255,7 +255,9 @@ class VisionLanguagePlanner:
 
 def _check_pictures(told: Manifest, env: EnvSpec) -> None:
     """Refuse pictures of another size than those that the model was shown."""
-    for camera in told.cameras if told.image_size else ():
+    if told.image_size is None:
+        return
+    for camera in told.cameras:
         shown = env.observations.get(IMAGES + camera)
         if shown is not None and shown.shape[:0:-1] != told.image_size:
             raise SpecMismatchError(
