@@ -13,7 +13,8 @@ import torch
 
 from fastloop.accel.apply import AcceleratedLoop, accelerate, remove
 from fastloop.accel.block_cache.plan import CachePlan
-from fastloop.config import BenchConfig, EvalConfig, PolicyConfig, SamplerOverrides
+from fastloop.bench.config import BenchConfig
+from fastloop.config import EvalConfig, PolicyConfig, SamplerOverrides
 from fastloop.policies.base import Policy
 from fastloop.policies.driving.whole_plans import planner_of
 from fastloop.policies.history import History

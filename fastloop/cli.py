@@ -20,7 +20,7 @@ from omegaconf.errors import (
 )
 from rich.console import Console
 
-from fastloop import config as schemas
+from fastloop import schemas
 from fastloop.accel.report import AcceleratorIdleError
 from fastloop.extras import MissingExtraError
 

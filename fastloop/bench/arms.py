@@ -18,7 +18,7 @@ from fastloop.accel.config import AccelConfig, RefineConfig
 from fastloop.accel.report import AcceleratorIdleError
 from fastloop.accel.samplers.base import describe
 from fastloop.bench.chunks import Chunks
-from fastloop.config import ArmConfig, BenchConfig
+from fastloop.bench.config import ArmConfig, BenchConfig
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.run_folder import config_digest
 from fastloop.setup import Setup, denoiser_of, load

@@ -12,7 +12,7 @@ from rich.console import Console
 from fastloop.accel.samplers.base import describe
 from fastloop.arms import arm_digest
 from fastloop.bench.arms import BenchArm
-from fastloop.config import BenchConfig
+from fastloop.bench.config import BenchConfig
 from fastloop.progress import bar
 from fastloop.run_folder import config_digest
 from fastloop.setup import Setup

@@ -13,6 +13,7 @@ from fastloop.arms import loop_threads, time_plans
 from fastloop.bench.action_error import decide
 from fastloop.bench.arms import PUBLISHED, BenchArm, make_arm, published_arm
 from fastloop.bench.chunks import Chunks
+from fastloop.bench.config import BenchConfig, DecodeBenchConfig
 from fastloop.bench.decode import run as decode
 from fastloop.bench.findings import ArmFindings, measure_work, metrics
 from fastloop.bench.page import render_bench
@@ -20,7 +21,6 @@ from fastloop.bench.parity import measure_parity
 from fastloop.bench.report import print_tables
 from fastloop.bench.stages import measure_stages
 from fastloop.bench.success import Success, compare_success, run_config
-from fastloop.config import BenchConfig, DecodeBenchConfig
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 from fastloop.setup import Setup, set_up

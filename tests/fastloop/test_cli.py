@@ -10,9 +10,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from fastloop import cli
-from fastloop import config as schemas
+from fastloop import cli, schemas
 from fastloop.accel.samplers import SamplerConfig
+from fastloop.config import SamplerOverrides
 from fastloop.policies.load import WEIGHTS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -221,11 +221,9 @@ def test_the_groups_tested_are_all_there_are():
 
 
 def test_sampler_overrides_are_the_fields_of_a_sampler():
-    ours = {
-        f.name: f.type.removesuffix(" | None") for f in dataclasses.fields(schemas.SamplerOverrides)
-    }
+    ours = {f.name: f.type.removesuffix(" | None") for f in dataclasses.fields(SamplerOverrides)}
     assert ours == {field.name: field.type for field in dataclasses.fields(SamplerConfig)}
-    assert not any(dataclasses.asdict(schemas.SamplerOverrides()).values())
+    assert not any(dataclasses.asdict(SamplerOverrides()).values())
 
 
 def test_sampler_fields_need_no_plus():

@@ -16,8 +16,8 @@ from fastloop.accel.decoding.driver import Driver
 from fastloop.accel.decoding.model import LanguageModel
 from fastloop.accel.decoding.result import Decoded, Exactness
 from fastloop.accel.decoding.rollouts import decode, rollouts
+from fastloop.bench.config import DecodeBenchConfig
 from fastloop.bench.decode.subject import Subject
-from fastloop.config import DecodeBenchConfig
 from fastloop.policies.vla.decoding import DecodingConfig
 from fastloop.policies.vla.policy import IMAGES, VisionLanguagePlanner
 from fastloop.policies.vla.prompt import Prompt

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastloop.bench.config import ProjectionConfig
 from fastloop.bench.decode.findings import DecodeFindings
 from fastloop.bench.report import Table
-from fastloop.config import ProjectionConfig
 from fastloop.sims.report.text import milliseconds
 
 __all__ = ["projections"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fastloop.bench.config import DecodeBenchConfig
 from fastloop.bench.decode.arms import BASELINES, JUMP_FORWARD, DecodeArm, make_arms, widened
 from fastloop.bench.decode.compare import Found, compare_errors, compare_times
 from fastloop.bench.decode.findings import DecodeFindings, metrics
@@ -19,7 +20,6 @@ from fastloop.bench.decode.subject import Subject, open_subject
 from fastloop.bench.decode.timing import time_in_turns
 from fastloop.bench.decode.validity import measure_validity
 from fastloop.bench.decode.work import measure_work, passes, ratio
-from fastloop.config import DecodeBenchConfig
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 

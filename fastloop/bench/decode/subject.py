@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from fastloop.bench.config import DecodeBenchConfig
 from fastloop.bench.decode.moments import Moment, recorded, visited
-from fastloop.config import DecodeBenchConfig
 from fastloop.datasets.plans import Plans
 from fastloop.policies.checkpoints.files import read_json
 from fastloop.policies.driving.whole_plans import waypoint_env

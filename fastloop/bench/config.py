@@ -1,0 +1,135 @@
+"""The structured configuration of both benches; see `fastloop.config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastloop.accel.config import AccelConfig, RefineConfig
+from fastloop.config import PolicyConfig, SamplerOverrides
+
+__all__ = ["ArmConfig", "BenchConfig", "DecodeArmConfig", "DecodeBenchConfig", "ProjectionConfig"]
+
+
+@dataclass
+class ArmConfig:
+    """One way to decide sooner.
+
+    Attributes:
+        accel: what is reused; a kind that needs a plan and names none is calibrated.
+        refine: search for a better plan, started from that one; 0 evaluations for none.
+        sampler: what replaces the policy's, with the parts of `SamplerConfig` that are not null.
+    """
+
+    accel: AccelConfig = field(default_factory=AccelConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    sampler: SamplerOverrides = field(default_factory=SamplerOverrides)
+
+
+@dataclass
+class BenchConfig:
+    """Every way to denoise sooner beside the policy as published: speed, action error, success.
+
+    Attributes:
+        arms: by name; `~arms.NAME` leaves one out, `'+arms={NAME: {accel: {kind: bac}}}'` adds one.
+        batch: environments that a timed plan serves.
+        repeats: plans timed of each arm, in turns.
+        observations: held-out observations, each with its noise, that action errors are taken over.
+        calibration_observations: observations that a cache plan is decided on.
+        success_arms: arms that also run in closed loop, each paired with the policy as published.
+        episodes: pairs of each of them; 0 tests no success.
+        first_seed, seed, num_envs, plan_batch, margin, retries, step_timeout_s, allow_partial: as
+            in `EvalConfig`.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sim: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, ArmConfig] = field(default_factory=dict)
+    batch: int = 1
+    repeats: int = 30
+    observations: int = 32
+    calibration_observations: int = 8
+    success_arms: list[str] = field(default_factory=list)
+    episodes: int = 200
+    first_seed: int = 0
+    seed: int = 0
+    num_envs: int = 8
+    plan_batch: int = 8
+    margin: float = 0.05
+    retries: int = 2
+    step_timeout_s: float = 60.0
+    allow_partial: bool = False
+    run_dir: str | None = None
+
+
+@dataclass
+class DecodeArmConfig:
+    """One way to write an answer, in the words of `fastloop.policies.vla.decoding.DecodingConfig`.
+
+    Attributes:
+        driver: `ar`, `jump_forward`, `denoise`, `self_speculative` or `scaffold_speculative`.
+        threshold: of `denoise`: the confidence from which on a token stands.
+        temperature: 0 for the likeliest token.
+        rollouts: answers that share all but their last section.
+        selector: how they become one plan: `mean`, `medoid` or `feasible`.
+    """
+
+    driver: str = ""
+    threshold: float = 0.9
+    temperature: float = 0.0
+    rollouts: int = 1
+    selector: str = "mean"
+
+
+@dataclass
+class ProjectionConfig:
+    """Times of plans that were not measured; printed as such.
+
+    Attributes:
+        ms_per_forward: of another machine or model; null projects nothing.
+        prefill_ms: of the pass over its prompt.
+        forwards: passes of a plan, by name, as others published them; they stand beside those that
+            are counted here.
+    """
+
+    ms_per_forward: float | None = None
+    prefill_ms: float = 0.0
+    forwards: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class DecodeBenchConfig:
+    """Every way to write a vision-language model's answer beside token by token: equality, passes,
+    time, error. Plain and jump-forward token by token are always there.
+
+    Attributes:
+        sim: where to look at moments; without it those of `dataset`, or of the drives that come
+            with the policy. Its cameras are the policy's where it names none.
+        dataset: recorded drives whose every frame holds the plan that was made there; then errors
+            are measured, too.
+        arms: by name; `~arms.NAME` leaves one out.
+        prompts: moments at which answers are compared and plans timed.
+        episode_prompts, apart_s: of a simulator: moments of an episode, and seconds between them.
+        first_seed: of the first episode.
+        repeats: times that a plan is timed at each moment.
+        sampled_prompts: at how many of them rollouts are compared with sampling token by token.
+        plan_hz: of `dataset`: waypoints a second.
+        dtype: of the weights; empty for bfloat16 on a GPU and float32 elsewhere.
+        seed: of the noise.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sim: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, DecodeArmConfig] = field(default_factory=dict)
+    prompts: int = 32
+    episode_prompts: int = 4
+    apart_s: float = 1.0
+    first_seed: int = 800_000
+    repeats: int = 1
+    sampled_prompts: int = 4
+    plan_hz: float = 4.0
+    dtype: str = ""
+    seed: int = 0
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    run_dir: str | None = None

@@ -1,0 +1,35 @@
+"""Which schema checks the configuration of which verb."""
+
+from __future__ import annotations
+
+from hydra.core.config_store import ConfigStore
+
+from fastloop.bench.config import BenchConfig, DecodeBenchConfig
+from fastloop.config import (
+    CalibrateConfig,
+    EvalConfig,
+    InfoConfig,
+    RecordConfig,
+    ScoreConfig,
+    TrainVerbConfig,
+)
+
+__all__ = ["SCHEMAS", "TASK_SCHEMAS", "register"]
+
+SCHEMAS = {
+    "eval": EvalConfig,
+    "calibrate": CalibrateConfig,
+    "bench": BenchConfig,
+    "record": RecordConfig,
+    "train": TrainVerbConfig,
+    "info": InfoConfig,
+    "score": ScoreConfig,
+}
+TASK_SCHEMAS = {"bench_decode": DecodeBenchConfig}  # of verbs that are about several things
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, as ``<verb>_schema``."""
+    store = ConfigStore.instance()
+    for verb, schema in (SCHEMAS | TASK_SCHEMAS).items():
+        store.store(name=f"{verb}_schema", node=schema)
