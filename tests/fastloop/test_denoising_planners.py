@@ -293,8 +293,13 @@ def test_times_are_of_whole_plans(setup):
 
 
 def test_baselines_run_the_same_episodes_and_plan_at_their_own_rate(planner, tmp_path):
-    code = evaluate(planner, tmp_path, "accel=none", "baselines=[stand_still,constant_velocity]")
-    assert code == 0
+    wanted = ["accel=none", "baselines=[stand_still,constant_velocity]", "policy.n_action_steps=6"]
+    assert evaluate(planner, tmp_path, *wanted) == 0
+    calls = {
+        name: len((tmp_path / name / "timing.jsonl").read_text().splitlines())
+        for name in ("plain", "stand_still")
+    }
+    assert calls["stand_still"] > 2 * calls["plain"]  # every 2 ticks, every 6
     found = result(tmp_path)["metrics"]
     for name in ("stand_still", "constant_velocity"):
         assert [e["seed"] for e in episodes(tmp_path, name)] == [0, 1]
