@@ -20,7 +20,6 @@ __all__ = ["MetaDriveMap"]
 
 MAPS = 2**16
 SPACING_M = 2.0
-CHANGE_M = 40.0  # in which a lane is changed
 
 
 class MetaDriveMap(MetaDriveSim):
@@ -140,7 +139,7 @@ def _surroundings(env: Any) -> Surroundings:
 
 def _route(env: Any) -> NDArray[np.float64]:
     """The way (N, 2) to the end: along the middle lane of the first road, and of every other road
-    along the lane that goes on from there; to one beside it in good time."""
+    along the lane that goes on from there."""
     nodes, graph = env.agent.navigation.checkpoints, env.current_map.road_network.graph
     route = np.zeros((0, 2))
     for start, end in pairwise(nodes):
@@ -149,7 +148,7 @@ def _route(env: Any) -> NDArray[np.float64]:
             route = lines[len(lines) // 2]
             continue
         line = min(lines, key=lambda line: float(np.hypot(*(line[0] - route[-1]))))
-        route = np.concatenate([_led_to(line[0], route), line])
+        route = np.concatenate([route, line])
     apart = np.append(True, np.hypot(*np.diff(route, axis=0).T) > 0.1)
     kept: NDArray[np.float64] = route[apart]
     return kept
@@ -158,16 +157,6 @@ def _route(env: Any) -> NDArray[np.float64]:
 def _center(lane: Any) -> NDArray[np.float64]:
     stations = np.linspace(0, lane.length, 1 + max(1, round(lane.length / SPACING_M)))
     return _flat([lane.position(station, 0) for station in stations])
-
-
-def _led_to(point: NDArray[np.float64], way: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A way (N, 2) whose last `CHANGE_M` lead over to `point`, beside its end."""
-    steps = np.hypot(*np.diff(way, axis=0).T)
-    to_end = np.append(np.cumsum(steps[::-1])[::-1], 0.0)
-    share = np.clip(1 - to_end / CHANGE_M, 0, 1)
-    eased = share**2 * (3 - 2 * share)
-    led: NDArray[np.float64] = way + eased[:, None] * (point - way[-1])
-    return led
 
 
 def _flat(points: Any) -> NDArray[np.float64]:
