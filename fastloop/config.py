@@ -186,11 +186,14 @@ class VLAConfig:
         schema: of the answer: the name of one that comes along, or the path of a ``.yaml``.
         prompt: name of the question's template.
         stages: of training, one after the other; their shares of its steps are in all 1.
+        compile: train with the decoder's layers compiled: they round differently, and need a C++
+            compiler where there is no GPU.
     """
 
     schema: str = ""
     prompt: str = ""
     stages: dict[str, StageConfig] = field(default_factory=dict)
+    compile: bool = False
 
 
 @dataclass

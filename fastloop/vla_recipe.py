@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -175,14 +177,19 @@ class VLARecipe:
         """A fresh one, on the configured device.
 
         Raises:
-            ValueError: no such device, or network of this size.
+            ValueError: no such device, network of this size, or compiler.
         """
         torch.manual_seed(self.config.train.seed)
         network = new_network(self.config.network.arch, self.layout.tokenizer)
         try:
-            return network.to(self.config.device)
+            network = network.to(self.config.device)
         except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
             raise ValueError(f"cannot train on device {self.config.device!r}: {error}") from error
+        if self.config.network.vla.compile:
+            _check_compiler(network.device)
+            for layer in network.get_decoder().layers:  # by layers: what is averaged stays plain
+                layer.compile(dynamic=True)
+        return network
 
     @cached_property
     def samples(self) -> DrivingSamples:
@@ -292,6 +299,15 @@ class VLARecipe:
 
     def _samples(self, moments: Moments) -> DrivingSamples:
         return DrivingSamples(moments, self.layout, self.template, self.patches, self.cameras)
+
+
+def _check_compiler(device: torch.device) -> None:
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ValueError(
+            f"network.vla.compile=true needs a C++ compiler, and there is no {compiler}: install "
+            "one, name it in the environment variable CXX, or train without"
+        )
 
 
 def _spread(drives: list[Demonstration]) -> list[Demonstration]:

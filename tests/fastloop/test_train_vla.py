@@ -149,6 +149,23 @@ def test_each_stage_goes_on_from_the_average_of_the_one_before(drives, tmp_path,
         assert all(torch.equal(p, q) for p, q in zip(averaged, start, strict=True))
 
 
+def test_compiled_layers_train_alike(drives, trained, tmp_path):
+    assert train(drives, tmp_path, "network.vla.compile=true", "check_every=0") == 0
+    ours, theirs = (
+        load_file(folder / "policy" / "model.safetensors") for folder in (tmp_path, trained)
+    )
+    assert ours.keys() == theirs.keys()
+    assert any(not torch.equal(value, theirs[key]) for key, value in ours.items()), "compiled"
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], atol=5e-3, rtol=0.05, msg=lambda m: key + m)
+
+
+def test_no_compiler_is_said_before_anything_is_trained(drives, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert train(drives, tmp_path, "network.vla.compile=true") == 2
+    assert "no no-such-compiler: install one" in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_answer_that_says_what_was_driven_has_no_error(drives, tmp_path, monkeypatch):
     told = iter([])
 
