@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
 from fastloop.extras import require
+from fastloop.policies.vla.masks import EVERYTHING, Parts
 
 __all__ = ["biased_attention", "trains_fast"]
 
@@ -25,6 +27,7 @@ def biased_attention(
     attention_mask: torch.Tensor,
     *,
     scaling: float,
+    parts: Parts = EVERYTHING,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention under what is added to its scores; as transformers calls it.
@@ -35,35 +38,46 @@ def biased_attention(
         key, value: (B, G, K, D); H / G heads share one.
         attention_mask: (B, 1, Q, K), added to the scores; its dtype is that of the products.
         scaling: of the scores.
+        parts: queries one after the other, and where each of them looks; what they do not see is
+            never computed.
 
     Returns:
         (B, Q, H, D), and no weights.
     """
     dtype, heads = attention_mask.dtype, query.shape[1]
-    bias = attention_mask.expand(-1, heads, -1, -1).flatten(0, 1)
     groups = heads // key.shape[1]
     keys, values = (x.to(dtype).repeat_interleave(groups, 1).flatten(0, 1) for x in (key, value))
     queries = (query * scaling).to(dtype).flatten(0, 1)
+    found = []
     with torch.autocast(query.device.type, enabled=False):
-        weights = torch.baddbmm(bias, queries, keys.transpose(-1, -2)).softmax(-1)
-        seen = torch.bmm(weights, values)
-    return seen.unflatten(0, (-1, heads)).transpose(1, 2), None
+        for rows, columns in parts:
+            bias = torch.cat([attention_mask[:, :, rows, seen] for seen in columns], -1)
+            near, told = (torch.cat([x[:, seen] for seen in columns], 1) for x in (keys, values))
+            scores = torch.baddbmm(
+                bias.expand(-1, heads, -1, -1).flatten(0, 1),
+                queries[:, rows], near.transpose(-1, -2),
+            )  # fmt: skip
+            found.append(torch.bmm(scores.softmax(-1), told))
+    return torch.cat(found, 1).unflatten(0, (-1, heads)).transpose(1, 2), None
 
 
 @contextmanager
-def trains_fast(decoder: Any, mask: torch.Tensor) -> Iterator[torch.Tensor]:
+def trains_fast(
+    decoder: Any, mask: torch.Tensor, parts: Parts = EVERYTHING
+) -> Iterator[torch.Tensor]:
     """What to give a decoder for ``attention_mask``, for as long as the block lasts: on CPUs what
     is added to scores, elsewhere the mask itself.
 
     Args:
         decoder: text model of transformers.
         mask: (B, Q, K) bool, True where a query may look.
+        parts: of which the mask shows nothing else, see `biased_attention`.
     """
     if mask.device.type != "cpu":
         yield mask[:, None]
         return
     functions = require("transformers", extra="vla").AttentionInterface
-    functions.register(NAME, biased_attention)
+    functions.register(NAME, partial(biased_attention, parts=parts))
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else decoder.dtype
     bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, HIDDEN)[:, None]

@@ -24,7 +24,7 @@ import torch
 from fastloop.accel.decoding.model import ModelSpec
 from fastloop.policies.vla.attention import trains_fast
 from fastloop.policies.vla.losses import chunked_cross_entropy
-from fastloop.policies.vla.masks import PADDING, causal, doubled
+from fastloop.policies.vla.masks import EVERYTHING, PADDING, Parts, causal, doubled, doubled_parts
 from fastloop.policies.vla.noise import UNIFORM, complementary, masking_probability
 
 __all__ = [
@@ -162,6 +162,7 @@ def doubled_pass(
         torch.cat([*model.get_input_embeddings()(noisy), _embed(model, batch)], 1),
         doubled(block, batch["block"], copies=copies),
         torch.cat([positions.gather(-1, here)] * copies + [positions], -1),
+        doubled_parts(slots, copies),
     )
     drafted = hidden[:, : copies * slots].unflatten(1, (copies, slots)).transpose(0, 1)
     return drafted, hidden[:, copies * slots :]
@@ -185,11 +186,15 @@ def _embed(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def _decode(
-    model: Any, embeds: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
+    model: Any,
+    embeds: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    parts: Parts = EVERYTHING,
 ) -> torch.Tensor:
     """Last hidden states (B, Q, D) under a mask (B, Q, Q)."""
     decoder = model.get_decoder()
-    with trains_fast(decoder, mask) as attention_mask:
+    with trains_fast(decoder, mask, parts) as attention_mask:
         hidden: torch.Tensor = decoder(
             inputs_embeds=embeds,
             attention_mask=attention_mask,

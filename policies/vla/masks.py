@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["PADDING", "PROMPT", "causal", "doubled"]
+__all__ = ["EVERYTHING", "PADDING", "PROMPT", "Parts", "causal", "doubled", "doubled_parts"]
+
+# Queries one after the other, and the keys that they may see at all.
+Parts = tuple[tuple[slice, tuple[slice, ...]], ...]
+EVERYTHING: Parts = ((slice(None), (slice(None),)),)
 
 PROMPT = -1
 PADDING = 2**30  # after every block, so that nothing but padding sees padding
@@ -43,3 +47,11 @@ def doubled(noisy: torch.Tensor, clean: torch.Tensor, *, copies: int = 1) -> tor
     causal_part = causal(clean.shape[1], clean.device).expand(rows, -1, -1)
     nothing = torch.zeros_like(earlier).transpose(1, 2)
     return torch.cat([torch.cat([same, earlier], 2), torch.cat([nothing, causal_part], 2)], 1)
+
+
+def doubled_parts(slots: int, copies: int) -> Parts:
+    """Where `doubled` shows something: to a copy of A = `slots` its own and the clean part, which
+    sees itself."""
+    clean = slice(copies * slots, None)
+    noisy = [slice(copy * slots, (copy + 1) * slots) for copy in range(copies)]
+    return (*((own, (own, clean)) for own in noisy), (clean, (clean,)))

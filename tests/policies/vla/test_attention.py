@@ -23,9 +23,9 @@ def reference(query, key, value, mask):
     ).transpose(1, 2)
 
 
-def ours(query, key, value, mask):
+def ours(query, key, value, mask, **options):
     bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, HIDDEN)[:, None]
-    return biased_attention(None, query, key, value, bias, scaling=0.3)[0]
+    return biased_attention(None, query, key, value, bias, scaling=0.3, **options)[0]
 
 
 def test_it_is_torchs_attention_forward_and_backward():
@@ -38,6 +38,16 @@ def test_it_is_torchs_attention_forward_and_backward():
     got = torch.autograd.grad((found * weights).sum(), tensors)
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_in_parts_it_is_the_same():
+    *tensors, mask = inputs()
+    parts = ((slice(0, 3), (slice(0, 1), slice(2, None))), (slice(3, None), (slice(0, 4),)))
+    mask[:, :3, 1] = mask[:, 3:, 4] = False
+    mask[:, 4, 3] = True
+    torch.testing.assert_close(
+        ours(*tensors, mask, parts=parts), reference(*tensors, mask), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("autocast", [False, True])

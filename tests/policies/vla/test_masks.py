@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastloop.policies.vla.masks import PADDING, PROMPT, causal, doubled
+from fastloop.policies.vla.masks import PADDING, PROMPT, causal, doubled, doubled_parts
 
 
 def test_each_pair_by_its_rule():
@@ -42,6 +42,12 @@ def test_no_query_is_blind_and_padding_is_seen_by_padding_only(sizes, prompt, pa
     noisy = torch.tensor([answer + [PADDING] * padding])
     clean = torch.tensor([[PROMPT] * prompt + answer + [PADDING] * padding])
     mask = doubled(noisy, clean, copies=copies)[0]
+    outside = torch.ones_like(mask)
+    for rows, columns in doubled_parts(noisy.shape[1], copies):
+        for seen in columns:
+            assert outside[rows, seen].all(), "once"
+            outside[rows, seen] = False
+    assert not mask[outside].any()
     of = torch.cat([noisy[0].repeat(copies), clean[0]])
     assert mask.diagonal().all()
     assert not mask[of != PADDING][:, of == PADDING].any()
