@@ -1,0 +1,178 @@
+"""Models that are passed through layer by layer, for whoever leaves out part of a pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from fastloop.accel.decoding.context import Context
+from fastloop.accel.decoding.kv import KVCache
+from fastloop.accel.decoding.model import LanguageModel
+
+__all__ = ["LayeredModel", "Reading", "attention", "attention_and_mass", "layers_of", "prefilled"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompts of B rows as they enter the first layer.
+
+    Attributes:
+        ids: (B, P) int64.
+        hidden: (B, P, E), tokens and pictures embedded.
+        positions: (B, P) int64, or (3, B, P) where pictures have three coordinates; what
+            `LayeredModel.rotary` takes.
+        mask: (B or 1, P, P) bool, True where a slot may look.
+        visible: (B, P) bool, which slots hold tokens of the row; the others fill it up behind them.
+        visual: (B, P) bool, which of those are of pictures.
+        position: (B,) int64, that of the next token.
+    """
+
+    ids: torch.Tensor
+    hidden: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    visible: torch.Tensor
+    visual: torch.Tensor
+    position: torch.Tensor
+
+
+class LayeredModel(LanguageModel, Protocol):
+    """A language model whose layers can be called one by one, with attention left to the caller.
+
+    A pass is ``embed``, then for each layer ``project``, attention, ``finish``, then ``head``; done
+    so with `attention` over all keys it gives what `LanguageModel.forward` gives.
+
+    Attributes:
+        layers: L.
+        scale: attention weights are softmax(scale * queries @ keys).
+    """
+
+    layers: int
+    scale: float
+
+    def read(self, prompts: Sequence[Any]) -> Reading:
+        """What `prefill` would pass through the layers; for regimes that keep the prompt."""
+        ...
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, Q, E) of tokens (B, Q), as they enter the first layer."""
+        ...
+
+    def rotary(self, positions: torch.Tensor) -> Any:
+        """What `project` needs to know of positions (B, Q) or (3, B, Q); made once for a pass."""
+        ...
+
+    def project(
+        self, layer: int, hidden: torch.Tensor, rotary: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries (B, Hq, Q, D), keys and values (B, Hk, Q, D) of hidden states (B, Q, E).
+
+        Queries and keys after normalization and rotary embedding; Hk divides Hq.
+        """
+        ...
+
+    def finish(self, layer: int, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, Q, E) after a layer.
+
+        Args:
+            layer: counted from 0.
+            hidden: (B, Q, E), as they entered it.
+            mixed: (B, Hq, Q, D), what attention gave.
+        """
+        ...
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (B, Q, V), float32 or wider, of what left the last layer (final norm included)."""
+        ...
+
+
+def attention(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """What queries (B, Hq, Q, D) get from keys and values (B, Hk, S, D): (B, Hq, Q, D).
+
+    Args:
+        queries: after rotary embedding, as keys are.
+        keys: of heads that are each shared by Hq / Hk query heads.
+        values: the same.
+        mask: (B or 1, Q, S) bool, in every row True somewhere.
+        scale: of the products.
+    """
+    return torch.nn.functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask[:, None], scale=scale,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )  # fmt: skip
+
+
+def attention_and_mass(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`attention`, and the logarithm of what its weights were divided by, so that parts merge.
+
+    Computed in float32 or wider; queries that see nothing get zeros and -inf.
+
+    Returns:
+        (B, Hq, Q, D) and (B, Hq, Q).
+    """
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    rows, heads, new, width = queries.shape
+    grouped = queries.to(wide).reshape(rows, keys.shape[1], -1, new, width)
+    scores = scale * grouped @ keys.to(wide)[:, :, None].transpose(-1, -2)
+    scores = scores.masked_fill(~mask[:, None, None], -math.inf)
+    mass = scores.logsumexp(-1)
+    weights = (scores - mass.clamp(min=torch.finfo(wide).min)[..., None]).exp()
+    mixed = weights @ values.to(wide)[:, :, None]
+    return mixed.reshape(rows, heads, new, width), mass.reshape(rows, heads, new)
+
+
+def layers_of(
+    model: LayeredModel,
+    layers: Sequence[int],
+    hidden: torch.Tensor,
+    positions: torch.Tensor,
+    mask: torch.Tensor,
+    kv: KVCache,
+    *,
+    see: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
+) -> torch.Tensor:
+    """Pass hidden states (B, Q, E) through some layers in their order.
+
+    Args:
+        model: whose layers.
+        layers: which; the i-th of them writes layer i of `kv`.
+        hidden: (B, Q, E).
+        positions: (B, Q) or (3, B, Q) int64.
+        mask: (B or 1, Q, kv.length + Q) bool.
+        kv: appended in place.
+        see: told of each layer the hidden states before and after it.
+    """
+    rotary = model.rotary(positions)
+    for slot, layer in enumerate(layers):
+        queries, keys, values = model.project(layer, hidden, rotary)
+        keys, values = kv.append(slot, keys, values)
+        mixed = attention(queries, keys, values, mask, model.scale)
+        before, hidden = hidden, model.finish(layer, hidden, mixed)
+        if see is not None:
+            see(layer, before, hidden)
+    return hidden
+
+
+def prefilled(model: LayeredModel, reading: Reading, hidden: torch.Tensor, kv: KVCache) -> Context:
+    """The context of prompts whose hidden states (B, P, E) have left the last layer."""
+    slots = torch.arange(hidden.shape[1], device=hidden.device)
+    last = (reading.visible * slots).argmax(1)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    logits = model.head(hidden[rows, last][:, None])[:, 0]
+    return Context(kv, reading.visible, reading.position, logits)
