@@ -6,58 +6,77 @@ import pytest
 import torch
 
 from fastloop.accel.decoding import Canvas, Context, KVCache, ModelSpec, Regime
+from fastloop.accel.decoding.layered import Reading
 
 VOCAB, MASK = 23, 22
 
 
 class Tiny:
-    """Three layers, rotary positions, two key heads for four query heads, in float64."""
+    """Rotary positions, two key heads for four query heads, in float64; layers are called singly.
 
-    layers, heads, kv_heads, width = 3, 4, 2, 6
+    Tokens from 18 on, the mask aside, count as parts of pictures.
+    """
 
-    def __init__(self, regime=Regime.CAUSAL_CONTEXT, seed=0, stop_id=None, logit_shift=1):
+    heads, kv_heads, width, scale = 4, 2, 6, 1.0
+
+    def __init__(self, regime=Regime.CAUSAL_CONTEXT, seed=0, stop_id=None, logit_shift=1, layers=3):
         self.spec = ModelSpec(
             regime, VOCAB, MASK, stop_id=stop_id, logit_shift=logit_shift, block_size=4
         )
+        self.layers = layers
         random = torch.Generator().manual_seed(seed)
 
         def normal(*shape):
             return torch.randn(*shape, generator=random, dtype=torch.float64)
 
         dim, key = self.heads * self.width, self.kv_heads * self.width
-        self.embed, self.out = normal(VOCAB, dim), normal(dim, VOCAB) / 3
+        self.table, self.out = normal(VOCAB, dim), normal(dim, VOCAB) / 3
         self.parts = [
-            (normal(dim, dim + 2 * key) / 3, normal(dim, dim) / 3, normal(dim, dim) / 3)
+            [normal(dim, dim + 2 * key) / 3, normal(dim, dim) / 3, normal(dim, dim) / 3]
             for _ in range(self.layers)
         ]
         self.calls = []
 
-    def rotate(self, x, positions):
+    def embed(self, ids):
+        return self.table[ids]
+
+    def rotary(self, positions):
         half = self.width // 2
         angle = positions[:, None, :, None] * 0.3 ** torch.arange(half, dtype=torch.float64)
-        a, b = x[..., :half], x[..., half:]
-        cos, sin = angle.cos(), angle.sin()
+        return angle.cos(), angle.sin()
+
+    def project(self, layer, hidden, rotary):
+        rows, new = hidden.shape[:2]
+        dim, key = self.heads * self.width, self.kv_heads * self.width
+        normed = hidden / hidden.pow(2).mean(-1, keepdim=True).sqrt()
+        q, k, v = (
+            part.view(rows, new, -1, self.width).transpose(1, 2)
+            for part in (normed @ self.parts[layer][0]).split([dim, key, key], -1)
+        )
+        return self.rotate(q, rotary), self.rotate(k, rotary), v
+
+    def rotate(self, x, rotary):
+        (a, b), (cos, sin) = x.chunk(2, -1), rotary
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
+    def finish(self, layer, hidden, mixed):
+        _, outward, ffn = self.parts[layer]
+        hidden = hidden + mixed.transpose(1, 2).flatten(2) @ outward
+        return hidden + torch.tanh(hidden @ ffn)
+
+    def head(self, hidden):
+        return hidden @ self.out
+
     def run(self, ids, positions, mask, kv):
-        rows, new = ids.shape
-        h = self.embed[ids]
-        dim, key = self.heads * self.width, self.kv_heads * self.width
-        for layer, (inward, outward, ffn) in enumerate(self.parts):
-            normed = h / h.pow(2).mean(-1, keepdim=True).sqrt()
-            q, k, v = (
-                part.view(rows, new, -1, self.width).transpose(1, 2)
-                for part in (normed @ inward).split([dim, key, key], -1)
-            )
-            q, k = self.rotate(q, positions), self.rotate(k, positions)
+        h, rotary = self.embed(ids), self.rotary(positions)
+        for layer in range(self.layers):
+            q, k, v = self.project(layer, h, rotary)
             if kv is not None:
                 k, v = kv.append(layer, k, v)
             k, v = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (k, v))
             score = (q @ k.transpose(-1, -2)).masked_fill(~mask[:, None], -torch.inf)
-            mixed = (score.softmax(-1) @ v).transpose(1, 2).reshape(rows, new, -1)
-            h = h + mixed @ outward
-            h = h + torch.tanh(h @ ffn)
-        return h @ self.out
+            h = self.finish(layer, h, score.softmax(-1) @ v)
+        return self.head(h)
 
     def forward(self, ids, *, positions, mask, kv):
         assert positions.shape == ids.shape
@@ -77,6 +96,15 @@ class Tiny:
         kv = KVCache(self.layers, length + room)
         logits = self.run(ids, self.places(ids), self.prompt_mask(length)[None], kv)
         return Context(kv, torch.ones(rows, length, dtype=torch.bool), position, logits[:, -1])
+
+    def read(self, prompts):
+        ids = torch.stack([torch.as_tensor(prompt) for prompt in prompts])
+        rows, length = ids.shape
+        return Reading(
+            ids=ids, hidden=self.embed(ids), positions=self.places(ids),
+            mask=self.prompt_mask(length)[None], visible=torch.ones(rows, length).bool(),
+            visual=(ids >= 18) & (ids < MASK), position=torch.full((rows,), length),
+        )  # fmt: skip
 
     def places(self, ids):
         return torch.arange(ids.shape[1]).expand(len(ids), -1)
