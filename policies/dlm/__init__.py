@@ -1,0 +1,1 @@
+"""Language diffusion models over stock decoders of transformers."""
