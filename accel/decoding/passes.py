@@ -36,7 +36,13 @@ class Passes:
             context.kv.written = torch.full_like(context.visible, -1, dtype=torch.int64)
 
     def run(
-        self, phase: str, ids: torch.Tensor, window: torch.Tensor, *, back: int = 0
+        self,
+        phase: str,
+        ids: torch.Tensor,
+        window: torch.Tensor,
+        *,
+        back: int = 0,
+        offsets: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits (B, Q, V) of ids (B, Q), the first of which is at the context's next position.
 
@@ -46,11 +52,14 @@ class Passes:
             window: (B or 1, Q, Q) bool, which of the new slots a new one sees; it sees all
                 visible ones before.
             back: how many positions earlier the first is, where nothing at all is kept.
+            offsets: (B or 1, Q) int64, how far behind the context's next position each is; None
+                for one after the other.
         """
         context, (rows, new) = self.context, ids.shape
         before = context.visible[:, None].expand(-1, new, -1)
         mask = torch.cat([before, window.expand(rows, -1, -1)], -1)
-        offsets = torch.arange(new, device=ids.device) - back
+        if offsets is None:
+            offsets = torch.arange(new, device=ids.device) - back
         start = Moment()
         logits = self.model.forward(
             ids, positions=context.position[:, None] + offsets, mask=mask, kv=context.kv
