@@ -3,7 +3,7 @@
 from fastloop.accel.decoding.autoregressive import Autoregressive
 from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.choose import Choice, Greedy, Gumbel
-from fastloop.accel.decoding.commit import (
+from fastloop.accel.decoding.commits import (
     Commit,
     Confidence,
     EntropyBound,

@@ -10,7 +10,7 @@ import torch
 from fastloop.accel.decoding.answer import Answer
 from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.choose import Choice, Greedy
-from fastloop.accel.decoding.commit import Commit, Confidence
+from fastloop.accel.decoding.commits import Commit, Confidence
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.passes import Passes, bidirectional, causal

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastloop.accel.decoding.autoregressive import Autoregressive
 from fastloop.accel.decoding.choose import Choice
-from fastloop.accel.decoding.commit import Confidence
+from fastloop.accel.decoding.commits import Confidence
 from fastloop.accel.decoding.compose import compose
 from fastloop.accel.decoding.denoise import SectionDiffusion
 from fastloop.accel.decoding.driver import Driver

@@ -1,0 +1,20 @@
+"""Which slots of a block that is being denoised are written down after a pass.
+
+Sources differ in ways that change the answer; here, once for all:
+
+- confidence is the probability of the chosen token, entropy that of the slot, both after tokens
+  that may not stand there have been taken out and before any temperature;
+- `Confidence` compares with >= (Fast-dLLM v1; v2 and SGLang compare with >), and where no slot
+  passes exactly one is written, the best (dInfer writes all that tie with it);
+- ties go to the leftmost slot.
+
+Every policy writes at least one slot of every row that has open ones, and none of the others.
+"""
+
+from fastloop.accel.decoding.commits.commit import Commit
+from fastloop.accel.decoding.commits.confidence import Confidence
+from fastloop.accel.decoding.commits.entropy_bound import EntropyBound
+from fastloop.accel.decoding.commits.fixed_count import FixedCount
+from fastloop.accel.decoding.commits.sequential import Sequential
+
+__all__ = ["Commit", "Confidence", "EntropyBound", "FixedCount", "Sequential"]
