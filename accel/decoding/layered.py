@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.kv import KVCache
-from fastloop.accel.decoding.model import LanguageModel
+from fastloop.accel.decoding.model import LanguageModel, ModelSpec, Regime
 
-__all__ = ["LayeredModel", "Reading", "attention", "attention_and_mass", "layers_of", "prefilled"]
+__all__ = [
+    "LayeredModel",
+    "Reading",
+    "Wrapped",
+    "attention",
+    "attention_and_mass",
+    "layers_of",
+    "prefilled",
+    "without_padding",
+]
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,73 @@ class LayeredModel(LanguageModel, Protocol):
         ...
 
 
+class Wrapped:
+    """A `LayeredModel` whose parts are those of another one, until a subclass changes some.
+
+    Args:
+        model: the other one.
+    """
+
+    def __init__(self, model: LayeredModel) -> None:
+        self.model = model
+        self.spec, self.layers, self.scale = model.spec, model.layers, model.scale
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Any], *, room: int) -> Context:
+        """See `LanguageModel.prefill`."""
+        if self.spec.regime is Regime.FULL:  # nothing is read yet
+            context = self.model.prefill(prompts, room=room)
+            return replace(context, kv=KVCache(self.layers, context.kv.slots))
+        reading = self.read(prompts)
+        kv = KVCache(self.layers, reading.hidden.shape[1] + room)
+        layers = range(self.layers)
+        hidden = layers_of(self, layers, reading.hidden, reading.positions, reading.mask, kv)
+        return prefilled(self, reading, hidden, kv)
+
+    @torch.no_grad()
+    def forward(
+        self, ids: torch.Tensor, *, positions: torch.Tensor, mask: torch.Tensor, kv: KVCache
+    ) -> torch.Tensor:
+        """See `LanguageModel.forward`.
+
+        Raises:
+            ValueError: for keys and values that another number of layers made.
+        """
+        if kv.layers != self.layers:
+            raise ValueError(
+                f"a pass through {self.layers} layers over what {kv.layers} have read: prefill "
+                "with the model that decodes"
+            )
+        mask = without_padding(self.spec, positions, mask)
+        return self.head(layers_of(self, range(self.layers), self.embed(ids), positions, mask, kv))
+
+    def read(self, prompts: Sequence[Any]) -> Reading:
+        """See `LayeredModel.read`."""
+        return self.model.read(prompts)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """See `LayeredModel.embed`."""
+        return self.model.embed(ids)
+
+    def rotary(self, positions: torch.Tensor) -> Any:
+        """See `LayeredModel.rotary`."""
+        return self.model.rotary(positions)
+
+    def project(
+        self, layer: int, hidden: torch.Tensor, rotary: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See `LayeredModel.project`."""
+        return self.model.project(layer, hidden, rotary)
+
+    def finish(self, layer: int, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """See `LayeredModel.finish`."""
+        return self.model.finish(layer, hidden, mixed)
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """See `LayeredModel.head`."""
+        return self.model.head(hidden)
+
+
 def attention(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -144,8 +220,6 @@ def layers_of(
     positions: torch.Tensor,
     mask: torch.Tensor,
     kv: KVCache,
-    *,
-    see: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Pass hidden states (B, Q, E) through some layers in their order.
 
@@ -156,16 +230,13 @@ def layers_of(
         positions: (B, Q) or (3, B, Q) int64.
         mask: (B or 1, Q, kv.length + Q) bool.
         kv: appended in place.
-        see: told of each layer the hidden states before and after it.
     """
     rotary = model.rotary(positions)
     for slot, layer in enumerate(layers):
         queries, keys, values = model.project(layer, hidden, rotary)
         keys, values = kv.append(slot, keys, values)
         mixed = attention(queries, keys, values, mask, model.scale)
-        before, hidden = hidden, model.finish(layer, hidden, mixed)
-        if see is not None:
-            see(layer, before, hidden)
+        hidden = model.finish(layer, hidden, mixed)
     return hidden
 
 
@@ -176,3 +247,16 @@ def prefilled(model: LayeredModel, reading: Reading, hidden: torch.Tensor, kv: K
     rows = torch.arange(len(hidden), device=hidden.device)
     logits = model.head(hidden[rows, last][:, None])[:, 0]
     return Context(kv, reading.visible, reading.position, logits)
+
+
+def without_padding(spec: ModelSpec, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A mask (B or 1, Q, S + Q) with what fills up shorter prompts of a ``full`` model hidden.
+
+    Such tokens are read in every pass, at negative positions (B, Q); other regimes hide theirs in
+    `Context.visible`.
+    """
+    if spec.regime is not Regime.FULL:
+        return mask
+    kept = torch.ones_like(positions[:, :1], dtype=torch.bool)
+    kept = kept.expand(-1, mask.shape[2] - positions.shape[1])
+    return mask & torch.cat([kept, positions >= 0], 1)[:, None]
