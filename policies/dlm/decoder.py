@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.kv import KVCache
+from fastloop.accel.decoding.layered import Reading, layers_of, prefilled
 from fastloop.accel.decoding.model import ModelSpec, Regime
 
-__all__ = ["Decoder", "prompt_mask"]
+__all__ = ["Decoder", "prompt_mask", "reading"]
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
 class Decoder:
-    """``LlamaForCausalLM``, ``Qwen2ForCausalLM`` or ``Qwen3ForCausalLM`` as a `LanguageModel`.
+    """``LlamaForCausalLM``, ``Qwen2ForCausalLM`` or ``Qwen3ForCausalLM`` as a `LayeredModel`.
 
-    Nothing is remembered between calls.
+    Nothing is remembered between calls. A model whose prompts hold pictures overrides `read`.
 
     Args:
         network: of any floating dtype, on any device.
@@ -52,6 +52,8 @@ class Decoder:
                 raise ValueError(f"{name} {token} is not of a vocabulary of {vocab} tokens")
         self.network = network.eval()
         self.spec = spec
+        self.layers = len(network.model.layers)
+        self.scale = float(network.model.layers[0].self_attn.scaling)
 
     @property
     def device(self) -> torch.device:
@@ -60,15 +62,11 @@ class Decoder:
         return device
 
     @property
-    def layers(self) -> int:
-        """L."""
-        return len(self.network.model.layers)
-
-    @property
     def window(self) -> int:
         """Positions that the network knows, those of the answer included."""
         return int(self.network.config.max_position_embeddings)
 
+    @torch.no_grad()
     def prefill(self, prompts: Sequence[Any], *, room: int) -> Context:
         """Read one prompt for each of B rows, once; they may be of different lengths.
 
@@ -84,44 +82,27 @@ class Decoder:
             ValueError: for no prompt, one without a token or with one that is not of the
                 vocabulary, or one that leaves less than `room` of `window`.
         """
-        rows = [torch.as_tensor(prompt, dtype=torch.int64).cpu() for prompt in prompts]
-        self._check(rows, room)
-        if self.spec.regime is not Regime.FULL:
-            return self.read([self.embed(row.to(self.device)) for row in rows], room=room)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        prompt = pad_sequence(rows, batch_first=True, padding_side="left").to(self.device)
-        dtype = torch.promote_types(self.network.dtype, torch.float32)
-        return Context(
-            kv=KVCache(self.layers, prompt.shape[1] + room),
-            visible=torch.zeros(len(rows), 0, dtype=torch.bool, device=self.device),
-            position=lengths,
-            logits=torch.zeros(len(rows), self.spec.vocab, dtype=dtype, device=self.device),
-            prompt=prompt,
-        )
+        if self.spec.regime is Regime.FULL:
+            return self._unread(self._ids(prompts), room)
+        read = self.read(prompts)
+        slots = read.hidden.shape[1]
+        self._check_room(slots, room)
+        kv = KVCache(self.layers, slots + room)
+        layers = range(self.layers)
+        hidden = layers_of(self, layers, read.hidden, read.positions, read.mask, kv)
+        return prefilled(self, read, hidden, kv)
 
-    @torch.no_grad()
-    def read(self, prompts: Sequence[torch.Tensor], *, room: int) -> Context:
-        """`prefill` of embeddings, such as of text with pictures in it.
-
-        Args:
-            prompts: B of (P, E), P at least 1.
-            room: slots for tokens that will follow.
+    def read(self, prompts: Sequence[Any]) -> Reading:
+        """See `LayeredModel.read`; prompts as in `prefill`.
 
         Raises:
-            ValueError: for a ``full`` model, which keeps nothing of a prompt.
+            ValueError: as `prefill` does, and for a ``full`` model, which keeps no prompt.
         """
         if self.spec.regime is Regime.FULL:
-            raise ValueError("a model of regime full keeps nothing of a prompt: give token ids")
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        hidden = pad_sequence(list(prompts), batch_first=True)
-        slots = hidden.shape[1]
-        visible = torch.arange(slots, device=self.device) < lengths[:, None]
-        mask = prompt_mask(self.spec, slots, self.device) & visible[:, None]
-        positions = torch.arange(slots, device=self.device).expand(len(prompts), -1)
-        kv = KVCache(self.layers, slots + room)
-        hidden = self._pass(hidden, positions, mask, kv)
-        last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
-        return Context(kv=kv, visible=visible, position=lengths, logits=self.head(last))
+            raise ValueError("a model of regime full keeps nothing of a prompt, so it is not read")
+        ids = self._ids(prompts)
+        none = [torch.zeros_like(row, dtype=torch.bool) for row in ids]
+        return reading(self.spec, ids, [self.embed(row) for row in ids], none)
 
     @torch.no_grad()
     def forward(
@@ -142,45 +123,117 @@ class Decoder:
             logits (B, Q, V), at least float32.
         """
         if self.spec.regime is Regime.FULL:
-            kept, new = mask.split([mask.shape[2] - ids.shape[1], ids.shape[1]], 2)
-            new = new & (positions >= 0)[:, None]
-            mask = torch.cat([kept.expand(len(new), -1, -1), new], 2)
-        return self.head(self._pass(self.embed(ids), positions, mask, kv))
+            new = mask[:, :, -ids.shape[1] :] & (positions >= 0)[:, None]
+            kept = mask[:, :, : -ids.shape[1]].expand(len(new), -1, -1)
+            mask = torch.cat([kept, new], 2)
+        hidden = layers_of(self, range(self.layers), self.embed(ids), positions, mask, kv)
+        return self.head(hidden)
 
+    @torch.no_grad()
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings (..., E) of ids (...)."""
+        """See `LayeredModel.embed`."""
         embeddings: torch.Tensor = self.network.model.embed_tokens(ids)
         return embeddings
 
+    @torch.no_grad()
+    def rotary(self, positions: torch.Tensor) -> Rotation:
+        """Cosines and sines (B, 1, Q, D), of the dtype of the network."""
+        model = self.network.model
+        cos, sin = model.rotary_emb(model.embed_tokens.weight, positions)
+        return cos[:, None], sin[:, None]
+
+    @torch.no_grad()
+    def project(
+        self, layer: int, hidden: torch.Tensor, rotary: Rotation
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See `LayeredModel.project`."""
+        block = self.network.model.layers[layer]
+        attention, normed = block.self_attn, block.input_layernorm(hidden)
+        queries, keys, values = (
+            part(normed).unflatten(-1, (-1, attention.head_dim))
+            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        if hasattr(attention, "q_norm"):  # Qwen3
+            queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+        queries, keys = (_turned(part.transpose(1, 2), rotary) for part in (queries, keys))
+        return queries, keys, values.transpose(1, 2)
+
+    @torch.no_grad()
+    def finish(self, layer: int, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """See `LayeredModel.finish`."""
+        block = self.network.model.layers[layer]
+        hidden = hidden + block.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
+        after: torch.Tensor = hidden + block.mlp(block.post_attention_layernorm(hidden))
+        return after
+
+    @torch.no_grad()
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (..., V), at least float32, of what the last layer gave (..., E)."""
+        """See `LayeredModel.head`."""
         logits: torch.Tensor = self.network.lm_head(self.network.model.norm(hidden))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _pass(
-        self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, kv: KVCache
-    ) -> torch.Tensor:
-        rotation = self.network.model.rotary_emb(hidden, positions)
-        for index, layer in enumerate(self.network.model.layers):
-            queries, keys, values = _project(layer, hidden, rotation)
-            keys, values = kv.append(index, keys, values)
-            hidden = _finish(layer, hidden, _attend(layer, queries, keys, values, mask))
-        return hidden
+    def _unread(self, ids: list[torch.Tensor], room: int) -> Context:
+        prompt = pad_sequence(ids, batch_first=True, padding_side="left")
+        self._check_room(prompt.shape[1], room)
+        dtype = torch.promote_types(self.network.dtype, torch.float32)
+        return Context(
+            kv=KVCache(self.layers, prompt.shape[1] + room),
+            visible=torch.zeros(len(ids), 0, dtype=torch.bool, device=self.device),
+            position=torch.tensor([len(row) for row in ids], device=self.device),
+            logits=torch.zeros(len(ids), self.spec.vocab, dtype=dtype, device=self.device),
+            prompt=prompt,
+        )
 
-    def _check(self, prompts: Sequence[torch.Tensor], room: int) -> None:
-        if not prompts:
+    def _ids(self, prompts: Sequence[Any]) -> list[torch.Tensor]:
+        rows = [torch.as_tensor(prompt).cpu() for prompt in prompts]
+        if not rows:
             raise ValueError("there is no prompt to read: give one for each row")
-        for row, ids in enumerate(prompts):
-            if ids.ndim != 1 or not 0 < len(ids) <= self.window - room:
+        for row, ids in enumerate(rows):
+            if ids.ndim != 1 or not len(ids):
+                raise ValueError(f"prompt {row} is of shape {tuple(ids.shape)}, expected (P,)")
+            if ids.is_floating_point() or ids.min() < 0 or ids.max() >= self.spec.vocab:
                 raise ValueError(
-                    f"prompt {row} is of shape {tuple(ids.shape)} and an answer of {room} is to "
-                    f"follow; the model reads 1 to {self.window} tokens in all"
+                    f"prompt {row} holds {ids.dtype} from {ids.min()} to {ids.max()}; expected "
+                    f"token ids from 0 to {self.spec.vocab - 1}"
                 )
-            if ids.min() < 0 or ids.max() >= self.spec.vocab:
-                raise ValueError(
-                    f"prompt {row} holds tokens {int(ids.min())} to {int(ids.max())}; expected "
-                    f"0 to {self.spec.vocab - 1}"
-                )
+        return [ids.to(self.device, torch.int64) for ids in rows]
+
+    def _check_room(self, slots: int, room: int) -> None:
+        if slots + room > self.window:
+            raise ValueError(
+                f"a prompt has {slots} tokens and an answer of {room} is to follow; the model "
+                f"reads {self.window} in all"
+            )
+
+
+def reading(
+    spec: ModelSpec,
+    ids: Sequence[torch.Tensor],
+    hidden: Sequence[torch.Tensor],
+    visual: Sequence[torch.Tensor],
+) -> Reading:
+    """Prompts of B rows filled up behind to one length, at positions from 0, under `prompt_mask`.
+
+    Args:
+        spec: of the model.
+        ids: B of (P,) int64.
+        hidden: B of (P, E), tokens and pictures embedded.
+        visual: B of (P,) bool, which slots are of pictures.
+    """
+    device = hidden[0].device
+    lengths = torch.tensor([len(row) for row in hidden], device=device)
+    filled = pad_sequence(list(hidden), batch_first=True)
+    rows, slots = filled.shape[:2]
+    visible = torch.arange(slots, device=device) < lengths[:, None]
+    return Reading(
+        ids=pad_sequence(list(ids), batch_first=True),
+        hidden=filled,
+        positions=torch.arange(slots, device=device).expand(rows, -1),
+        mask=prompt_mask(spec, slots, device) & visible[:, None],
+        visible=visible,
+        visual=pad_sequence(list(visual), batch_first=True),
+        position=lengths,
+    )
 
 
 def prompt_mask(spec: ModelSpec, slots: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -197,36 +250,8 @@ def prompt_mask(spec: ModelSpec, slots: int, device: torch.device | str = "cpu")
     return (at[:, None] >= at)[None]
 
 
-def _project(layer: Any, hidden: torch.Tensor, rotation: Rotation) -> list[torch.Tensor]:
-    """Queries, keys and values (B, H, Q, D) of one layer, queries and keys rotated."""
-    attention, normed = layer.self_attn, layer.input_layernorm(hidden)
-    queries, keys, values = (
-        part(normed).unflatten(-1, (-1, attention.head_dim))
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    if hasattr(attention, "q_norm"):  # Qwen3
-        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-    cos, sin = (part[:, None] for part in rotation)
-    turned = [
-        part * cos
-        + torch.cat([-part[..., part.shape[-1] // 2 :], part[..., : part.shape[-1] // 2]], -1) * sin
-        for part in (queries.transpose(1, 2), keys.transpose(1, 2))
-    ]
-    return [*turned, values.transpose(1, 2)]
-
-
-def _attend(
-    layer: Any, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
-    groups = queries.shape[1] // keys.shape[1]
-    keys, values = (part.repeat_interleave(groups, 1) for part in (keys, values))
-    return scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask[:, None], scale=layer.self_attn.scaling
-    )
-
-
-def _finish(layer: Any, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-    """The rest of a layer behind its attention (B, H, Q, D)."""
-    hidden = hidden + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
-    after: torch.Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return after
+def _turned(part: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Queries or keys (B, H, Q, D) under rotary embedding, whose halves are turned as pairs."""
+    cos, sin = rotation
+    first, second = part.chunk(2, -1)
+    return part * cos + torch.cat([-second, first], -1) * sin
