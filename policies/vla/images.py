@@ -5,17 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from fastloop.extras import require
 
-__all__ = ["PatchConfig", "patches", "resized_shape"]
+__all__ = ["PatchConfig", "Pictures", "check_picture", "patches", "resized_shape"]
 
 # Of CLIP's training pictures, a channel.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 NARROWEST = 200  # longest side over shortest
+
+
+class Pictures(Protocol):
+    """How a model's pictures are prepared, and how many tokens they become."""
+
+    def cut(self, frames: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the vision tower is shown of N pictures (3, H, W) uint8, and (N, ...) int64 that
+        says of each how it was cut."""
+        ...
+
+    def tokens(self, grid: torch.Tensor) -> torch.Tensor:
+        """(N,) int64, the tokens that pictures take up that were cut so."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,14 @@ class PatchConfig:
                 f"at most max_pixels, got {numbers}"
             )
 
+    def cut(self, frames: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `patches`."""
+        return patches(frames, self)
+
+    def tokens(self, grid: torch.Tensor) -> torch.Tensor:
+        """See `Pictures`."""
+        return grid.prod(1) // self.merge**2
+
 
 def patches(
     frames: Sequence[torch.Tensor], config: PatchConfig
@@ -67,7 +89,7 @@ def patches(
     std = torch.tensor(STD).view(3, 1, 1)
     rows, grids = [], []
     for index, frame in enumerate(frames):
-        _check(index, frame)
+        check_picture(index, frame)
         height, width = resized_shape(frame.shape[1], frame.shape[2], config)
         picture = image.fromarray(frame.permute(1, 2, 0).contiguous().cpu().numpy())
         resized = picture.resize((width, height), resample=image.Resampling.BICUBIC)
@@ -109,7 +131,16 @@ def _cut(picture: torch.Tensor, config: PatchConfig) -> torch.Tensor:
     return parts.expand(-1, -1, config.frames, -1, -1).flatten(1)
 
 
-def _check(index: int, frame: torch.Tensor) -> None:
+def check_picture(index: int, frame: torch.Tensor) -> None:
+    """Refuse what is no picture.
+
+    Args:
+        index: of the frame, to be told.
+        frame: should be (3, H, W) uint8.
+
+    Raises:
+        ValueError: for anything else, and for strips, over 200 times as long as wide.
+    """
     if frame.ndim != 3 or frame.shape[0] != 3 or frame.dtype != torch.uint8 or not frame.numel():
         raise ValueError(
             f"picture {index} is {tuple(frame.shape)} {frame.dtype}, expected (3, height, width) "

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from fastloop.policies.vla.images import PatchConfig, patches
+from fastloop.policies.vla.images import Pictures
 from fastloop.policies.vla.tokenizer import Tokenizer, token_id
 
 __all__ = ["Prompt", "Template", "build_prompt", "load_template"]
@@ -26,8 +26,10 @@ class Prompt:
 
     Attributes:
         ids: (P,) int64; each picture is as many picture tokens as it takes up.
-        pixels: (patches of all pictures, width) float32.
-        grid: (pictures, 3) int64: frames, rows and columns of patches.
+        pixels: what its vision tower is shown of all pictures, float32: of Qwen2.5-VL (patches,
+            width), of LaViDa (views, 3, side, side).
+        grid: (pictures, ...) int64, how each was cut: of Qwen2.5-VL frames, rows and columns of
+            patches, of LaViDa rows and columns of views, height and width.
     """
 
     ids: torch.Tensor
@@ -47,6 +49,8 @@ class Template:
         commands: for the values of observation.intent: unknown, straight, left, right.
         states: past states told, the last is now.
         state_s: seconds between two of them.
+        picture: what stands for a picture, a token of which is to be as many as it takes up.
+        place: that token.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Template:
     commands: tuple[str, ...]
     states: int
     state_s: float
+    picture: str = f"{START}{PICTURE}{END}"
+    place: str = PICTURE
 
     def write(self, states: torch.Tensor, intent: int, pictures: int) -> str:
         """The question in words, a picture as one token.
@@ -91,7 +97,7 @@ class Template:
             values = dict(zip(NUMBERS, row, strict=True))
             lines.append(self.state.format(t=(k + 1 - self.states) * self.state_s, **values))
         return self.text.format(
-            images=f"{START}{PICTURE}{END}" * pictures,
+            images=self.picture * pictures,
             command=self.commands[intent],
             states=self.separator.join(lines),
         )
@@ -113,7 +119,7 @@ def load_template(name: str) -> Template:
 def build_prompt(
     template: Template,
     tokenizer: Tokenizer,
-    config: PatchConfig,
+    config: Pictures,
     *,
     frames: Sequence[torch.Tensor],
     states: torch.Tensor,
@@ -130,11 +136,10 @@ def build_prompt(
         intent: of observation.intent.
 
     Raises:
-        ValueError: as `Template.write` and `fastloop.policies.vla.images.patches`.
+        ValueError: as `Template.write` and `fastloop.policies.vla.images.check_picture`.
     """
-    pixels, grid = patches(frames, config)
+    pixels, grid = config.cut(frames)
     ids = torch.tensor(tokenizer.encode(template.write(states, intent, len(frames))))
-    tokens = grid.prod(1) // config.merge**2
     repeats = torch.ones_like(ids)
-    repeats[ids == token_id(tokenizer, PICTURE)] = tokens
+    repeats[ids == token_id(tokenizer, template.place)] = config.tokens(grid)
     return Prompt(ids.repeat_interleave(repeats), pixels, grid)
