@@ -16,8 +16,6 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +23,21 @@ from typing import Any
 import torch
 
 from fastloop.accel.decoding.model import ModelSpec, Regime
-from fastloop.extras import require
 from fastloop.policies.checkpoints.checkpoint import file_digest
-from fastloop.policies.checkpoints.errors import CheckpointError, RefusedError
-from fastloop.policies.checkpoints.files import read_json, read_safetensors
+from fastloop.policies.checkpoints.files import read_json
+from fastloop.policies.checkpoints.published import (
+    make_config,
+    make_network,
+    quietly,
+    read_config,
+    read_weights,
+    weights_dtype,
+)
 from fastloop.policies.vla.manifest import CONVERTED, MANIFEST, STOCK, Manifest, read_manifest
 
 __all__ = ["VLMCheckpoint", "is_vlm", "load_vlm", "save_vlm"]
 
 TOKENIZER = "tokenizer.json"
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-DEEPEST = 1000  # layers
-# Fields of a configuration that make transformers load something, besides those that begin in "_".
-LOADING = ("attn_implementation", "auto_map", "transformers_weights")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def load_vlm(
 
     Args:
         folder: see the module.
-        dtype: of the weights, one of `DTYPES`; "" for bfloat16 on a GPU and float32 elsewhere.
+        dtype: of the weights, one of `published.DTYPES`; "" for bfloat16 on a GPU and float32 elsewhere.
         device: torch device.
 
     Raises:
@@ -103,38 +103,15 @@ def load_vlm(
         RefusedError: for weights that only pickle can read.
         MissingExtraError: without transformers.
     """
-    folder = Path(folder)
-    try:
-        on = torch.empty(0, device=device).device.type
-    except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
-        raise ValueError(f"the model cannot be put on device {device!r}: {error}") from error
-    dtype = dtype or ("bfloat16" if on == "cuda" else "float32")
-    if dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; have: {', '.join(DTYPES)}")
-    described = read_json(folder / "config.json")
-    if described.get("model_type") not in (STOCK, CONVERTED):
-        raise CheckpointError(
-            f"{folder} holds a model of type {described.get('model_type')!r}; expected one of "
-            f"{STOCK}, {CONVERTED}"
-        )
-    if "quantization_config" in described:
-        raise CheckpointError(
-            f"{folder} holds quantized weights ({described['quantization_config']}); expected the "
-            "original ones"
-        )
-    config = _config(folder, described)
-    shards = _weight_files(folder)
-    weights: dict[str, torch.Tensor] = {}
-    for shard in shards:
-        weights |= {_nested(key): value for key, value in read_safetensors(shard).items()}
-    _check_weights(folder, described, config, weights)
+    folder, kind = Path(folder), weights_dtype(dtype, device)
+    described = read_config(folder, (STOCK, CONVERTED))
+    config = make_config("Qwen2_5_VLConfig", folder, described)
+    weights, shards = read_weights(folder, _nested)
     manifest = read_manifest(folder, described, config.text_config.vocab_size)
-    network = require("transformers", extra="vla").Qwen2_5_VLForConditionalGeneration
-    with _quietly():
-        network = network.from_pretrained(
-            None, config=config, state_dict=weights, dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
-        )  # fmt: skip
+    network = make_network(
+        "Qwen2_5_VLForConditionalGeneration", config, weights, dtype=kind, folder=folder,
+        described=described, what="Qwen2.5-VL",
+    )  # fmt: skip
     said = [path for path in (folder / "config.json", folder / MANIFEST) if path.exists()]
     return VLMCheckpoint(network.to(device).eval(), manifest, folder, file_digest(*said, *shards))
 
@@ -158,7 +135,7 @@ def save_vlm(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         new = Path(name)
-        with _quietly():
+        with quietly():
             network.save_pretrained(new)
         texts = {MANIFEST: json.dumps(asdict(manifest), indent=2) + "\n", TOKENIZER: tokenizer}
         if schema:
@@ -170,96 +147,7 @@ def save_vlm(
     return folder
 
 
-def _config(folder: Path, described: Mapping[str, Any]) -> Any:
-    """The configuration, without what would make transformers load or run something."""
-    transformers = require("transformers", extra="vla")
-    layers = [
-        part.get(key, 0)
-        for part in (described, described.get("text_config"), described.get("vision_config"))
-        if isinstance(part, dict)
-        for key in ("num_hidden_layers", "depth")
-    ]
-    if not all(isinstance(count, int) and 0 <= count <= DEEPEST for count in layers):
-        raise CheckpointError(f"{folder}/config.json: {layers} layers, at most {DEEPEST} are read")
-    try:
-        config = transformers.Qwen2_5_VLConfig.from_dict(_plain(described))
-        config._attn_implementation = "sdpa"  # of all its parts; reads boolean masks
-        return config
-    except Exception as error:  # its fields check themselves, with exceptions of several kinds
-        raise CheckpointError(f"{folder}/config.json is malformed: {error}") from error
-
-
-def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _plain(value) if isinstance(value, dict) else value
-        for key, value in part.items()
-        if not key.startswith("_") and key not in LOADING
-    }
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.exists():
-        return [whole]
-    if index.exists():
-        named = read_json(index).get("weight_map")
-        if not isinstance(named, dict) or not named:
-            raise CheckpointError(f"{index} names no shards, expected a weight_map")
-        shards = sorted(set(map(str, named.values())))
-        if outside := [name for name in shards if Path(name).name != name]:
-            raise RefusedError(f"{index} names files outside of its folder: {outside}")
-        return [folder / name for name in shards]
-    if pickled := sorted(path.name for path in folder.glob("*.bin")):
-        raise RefusedError(
-            f"{folder} holds its weights in {', '.join(pickled[:3])}, which only pickle reads, and "
-            "a pickle can run anything: convert it to model.safetensors where you trust it"
-        )
-    raise CheckpointError(f"{folder} holds no weights, expected model.safetensors or its index")
-
-
 def _nested(key: str) -> str:
     """A key as transformers writes it, from either layout."""
     key = re.sub(r"^visual\.", "model.visual.", key)
     return re.sub(r"^model\.(?!language_model\.|visual\.)", "model.language_model.", key)
-
-
-def _check_weights(
-    folder: Path, described: Mapping[str, Any], config: Any, weights: Mapping[str, torch.Tensor]
-) -> None:
-    network = require("transformers", extra="vla").Qwen2_5_VLForConditionalGeneration
-    try:
-        with torch.device("meta"):
-            wanted = {
-                key: tuple(value.shape) for key, value in network(config).state_dict().items()
-            }
-    except Exception as error:  # sizes that do not fit each other
-        raise CheckpointError(f"{folder}/config.json describes no network: {error}") from error
-    if config.tie_word_embeddings and "lm_head.weight" not in weights:
-        del wanted["lm_head.weight"]
-    held = {key: tuple(value.shape) for key, value in weights.items()}
-    faults = [
-        f"{key}: configuration {wanted.get(key, 'has none')}, weights {held.get(key, 'have none')}"
-        for key in sorted(wanted.keys() | held.keys())
-        if wanted.get(key) != held.get(key)
-    ]
-    if faults:
-        more = f"\n  and {len(faults) - 12} more" if len(faults) > 12 else ""
-        own = described.get("auto_map")
-        classes = f" (it names classes of its own, {own}, which are not run)" if own else ""
-        raise CheckpointError(
-            f"{folder}: {len(faults)} weights are not those of a Qwen2.5-VL of this "
-            f"configuration{classes}:\n  " + "\n  ".join(faults[:12]) + more
-        )
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without progress bars, which transformers would draw."""
-    logging = require("transformers.utils.logging", extra="vla")
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

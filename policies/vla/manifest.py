@@ -71,13 +71,20 @@ class Manifest:
             raise ValueError(f"schema must be a name or a file of the folder, got {self.schema!r}")
 
 
-def read_manifest(folder: Path, described: Mapping[str, Any], vocabulary: int) -> Manifest:
+def read_manifest(
+    folder: Path,
+    described: Mapping[str, Any],
+    vocabulary: int,
+    *,
+    released: Mapping[str, Any] | None = None,
+) -> Manifest:
     """What ``fastloop.json`` says, and where it says nothing what the configuration gives away.
 
     Args:
         folder: of the model.
         described: its ``config.json``.
         vocabulary: V.
+        released: what is known of the model as others released it; None for Qwen2.5-VL's family.
 
     Raises:
         CheckpointError: for a value that cannot be, and where nothing says the regime or the mask.
@@ -87,7 +94,9 @@ def read_manifest(folder: Path, described: Mapping[str, Any], vocabulary: int) -
     known = [f.name for f in fields(Manifest)]
     if unknown := set(said) - set(known):
         raise CheckpointError(f"{path}: unknown {sorted(unknown)}; have: {', '.join(known)}")
-    told = {**_released(described, vocabulary), **said}
+    if released is None:
+        released = _released(described, vocabulary)
+    told = {**released, **said}
     missing = [name for name in ("regime", "mask_id") if name not in told]
     if missing:
         raise CheckpointError(
