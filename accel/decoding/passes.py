@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fastloop.accel.decoding.context import Context
+from fastloop.accel.decoding.kv import KVCache
 from fastloop.accel.decoding.model import LanguageModel
 
 __all__ = ["PHASES", "Moment", "Passes", "bidirectional", "causal"]
@@ -23,13 +24,14 @@ class Passes:
 
     Attributes:
         forwards: passes, by phase (`PHASES`).
+        tokens_fed: slots of a row that went through the model in them, filling included.
         host_syncs: times that the host waited for a value of the device.
     """
 
     def __init__(self, model: LanguageModel, context: Context, *, debug: bool = False) -> None:
         self.model, self.context, self.debug = model, context, debug
         self.forwards = Counter(dict.fromkeys(PHASES, 0))
-        self.host_syncs = 0
+        self.tokens_fed = self.host_syncs = 0
         self._first = context.kv.length
         self._spans: list[tuple[str, Moment, Moment]] = []
         if debug and context.kv.written is None:
@@ -60,14 +62,25 @@ class Passes:
         mask = torch.cat([before, window.expand(rows, -1, -1)], -1)
         if offsets is None:
             offsets = torch.arange(new, device=ids.device) - back
-        start = Moment()
-        logits = self.model.forward(
-            ids, positions=context.position[:, None] + offsets, mask=mask, kv=context.kv
-        )
-        self._spans.append((phase, start, Moment()))
-        self.forwards[phase] += 1
+        logits = self.forward(phase, ids, context.position[:, None] + offsets, mask, context.kv)
         if context.kv.written is not None:
             context.kv.written = torch.cat([context.kv.written, ids], 1)
+        return logits
+
+    def forward(
+        self,
+        phase: str,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        kv: KVCache,
+    ) -> torch.Tensor:
+        """`LanguageModel.forward`, counted; `kv` need not be the context's."""
+        start = Moment()
+        logits = self.model.forward(ids, positions=positions, mask=mask, kv=kv)
+        self._spans.append((phase, start, Moment()))
+        self.forwards[phase] += 1
+        self.tokens_fed += ids.shape[1]
         return logits
 
     def keep(self, read: int, kept: int, accepted: torch.Tensor) -> None:
