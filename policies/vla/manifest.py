@@ -115,7 +115,8 @@ def read_manifest(
     for name in ("mask_id", "null_id", "stop_id"):
         if (getattr(manifest, name) or 0) >= vocabulary:
             raise CheckpointError(
-                f"{path}: {name} {getattr(manifest, name)} is not of a vocabulary of {vocabulary}"
+                f"{folder}: {name} {getattr(manifest, name)} is not of a vocabulary of "
+                f"{vocabulary}: say which is in {MANIFEST}"
             )
     return manifest
 
