@@ -236,6 +236,8 @@ class TrainVerbConfig:
         dataset: where the demonstrations are.
         sampler: how noise is added in training and taken away afterwards.
         vision: how images become features, for policies with cameras.
+        init: policy of the same network to start from, its normalizer included; by default from
+            random weights.
         mirror: train planners also on every drive with left and right changed.
         pretrain: how the encoder of a state or a scene is trained by itself, before the denoiser;
             0 steps for not at all. It is frozen afterwards.
@@ -256,6 +258,7 @@ class TrainVerbConfig:
         )
     )
     vision: VisionConfig = field(default_factory=VisionConfig)
+    init: str | None = None
     mirror: bool = False
     check_every: int = 0
     check_episodes: int = 20

@@ -18,7 +18,7 @@ from fastloop.accel.samplers import build_schedule
 from fastloop.config import TrainVerbConfig
 from fastloop.datasets.plans import Plans
 from fastloop.datasets.windows import Batches, Windows
-from fastloop.policies.checkpoints import Checkpoint, native
+from fastloop.policies.checkpoints import Checkpoint, load_checkpoint, native
 from fastloop.policies.checkpoints.checks import NETWORKS, check_network
 from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel, steps_between
@@ -28,6 +28,7 @@ from fastloop.policies.diffusion.scene import SceneConfig, SceneEncoder
 from fastloop.policies.diffusion.state import StateConfig, StateEncoder
 from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
 from fastloop.policies.driving.whole_plans import waypoint_env
+from fastloop.policies.load import find_checkpoint
 from fastloop.policies.spec import EnvSpec, TensorSpec
 from fastloop.policies.training import TrainConfig, Trainer
 from fastloop.sims.targets import build
@@ -149,10 +150,11 @@ class Recipe:
 
     @cached_property
     def model(self) -> DiffusionModel:
-        """A fresh network on the configured device, its normalizer fitted to the data.
+        """On the configured device: a fresh network with its normalizer fitted to the data, or
+        what `init` holds.
 
         Raises:
-            ValueError: no such network, device, or network of this size.
+            ValueError: no such network, device, or network of this size; `init` holds another.
         """
         network, vision = self.config.network, self.vision
         if network.kind not in NETWORKS:
@@ -181,10 +183,21 @@ class Recipe:
             relative_to=network.relative_to,
             cumulative=network.cumulative,
         )
+        if self.origin:
+            _start_from(self.origin, model)
         try:
             return model.to(self.config.device)
         except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
             raise ValueError(f"cannot train on device {self.config.device!r}: {error}") from error
+
+    @cached_property
+    def origin(self) -> Checkpoint | None:
+        """The policy to start from.
+
+        Raises:
+            CheckpointError: when it cannot be read.
+        """
+        return load_checkpoint(find_checkpoint(self.config.init)) if self.config.init else None
 
     def stages(self) -> Iterator[tuple[str, Trainer]]:
         """The trainer of each stage; the one before has come to its end when the next is asked
@@ -311,6 +324,8 @@ class Recipe:
         """What decides the weights beside `config.train`."""
         names = ("sim", "dataset", "network", "sampler", "pretrain", "mirror")
         facts = {name: value for name, value in asdict(self.config).items() if name in names}
+        if self.origin:
+            facts["init"] = self.origin.digest
         return facts | {"vision": asdict(self.vision) if self.vision else None}
 
     def _arch(
@@ -334,3 +349,13 @@ class Recipe:
         else:
             follows = {"input_dim": dim, "global_cond_dim": width * tokens}
         return defaults | follows | network.arch
+
+
+def _start_from(origin: Checkpoint, model: DiffusionModel) -> None:
+    """Give a model the weights of a checkpoint."""
+    try:
+        model.load_state_dict(origin.state_dict)
+    except (RuntimeError, ValueError) as error:  # names what differs
+        raise ValueError(
+            f"init={origin.source} holds another network than the one configured: {error}"
+        ) from error

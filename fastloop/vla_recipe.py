@@ -177,8 +177,12 @@ class VLARecipe:
         """A fresh one, on the configured device.
 
         Raises:
-            ValueError: no such device, network of this size, or compiler.
+            ValueError: no such device, network of this size, or compiler; a policy to start from.
         """
+        if self.config.init:
+            raise ValueError(
+                "init is for diffusion policies; a vision-language planner starts anew: leave it out"
+            )
         torch.manual_seed(self.config.train.seed)
         network = new_network(self.config.network.arch, self.layout.tokenizer)
         try:

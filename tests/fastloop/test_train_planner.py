@@ -26,19 +26,22 @@ TRAIN = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def drives(tmp_path_factory):
-    """Frames of three drives straight on at 8 m/s, with that plan."""
+def straight_on(path, speed):
+    """Frames of three drives straight on, with the plan to go so many m/s."""
     sim = ToyRoad()
     plan = np.zeros(41, np.float32)
-    plan[1::2] = 2.0 * np.arange(1, 21)
+    plan[1::2] = speed / 4 * np.arange(1, 21)
     made = []
     for seed in range(3):
         frames = [sim.reset(seed=seed)[0], *(sim.step(plan)[0] for _ in range(4))]
         seen = {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
         made.append(Demonstration(seen, np.tile(plan, (len(frames), 1))))
-    path = tmp_path_factory.mktemp("drives") / "drives.hdf5"
     return robomimic.write(path, made, env_args={"env_name": "ToyRoad"})
+
+
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory):
+    return straight_on(tmp_path_factory.mktemp("drives") / "drives.hdf5", 8.0)
 
 
 def train(drives, folder, *overrides):
@@ -82,6 +85,30 @@ def test_the_pretrained_encoder_is_frozen(trained):
         assert torch.equal(last["obs_encoder." + name], value), name
 
 
+def test_a_policy_is_trained_on(trained, tmp_path):
+    faster = straight_on(tmp_path / "faster.hdf5", 12.0)
+    hardly = ["pretrain.steps=0", "train.steps=1", "train.warmup_steps=1000"]
+    assert train(faster, tmp_path / "run", *hardly, f"init={trained / 'policy'}") == 0
+    before, after = (
+        load_policy(folder / "policy", env=ToyRoad().env_spec).policy.model.state_dict()
+        for folder in (trained, tmp_path / "run")
+    )
+    for name, value in after.items():
+        torch.testing.assert_close(value, before[name], atol=1e-3, rtol=1e-3)
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+    assert torch.equal(
+        after["normalizer.params_dict.action.scale"], before["normalizer.params_dict.action.scale"]
+    )
+
+
+def test_another_origin_is_another_run(drives, trained, tmp_path, capsys):
+    other = tmp_path / "other"
+    assert train(drives, other, "train.seed=1") == 0
+    assert train(drives, tmp_path / "run", f"init={trained / 'policy'}") == 0
+    assert train(drives, tmp_path / "run", f"init={other / 'policy'}") == 2
+    assert "saved by a run with other settings" in " ".join(capsys.readouterr().err.split())
+
+
 def test_eval_drives_it(trained, tmp_path):
     assert cli.main(
         ["eval", "sim=toy_road", "sim.max_steps=8", f"policy.checkpoint={trained / 'policy'}",
@@ -102,6 +129,8 @@ def test_training_checks_itself_on_the_road(drives, tmp_path):
     [
         (["network.horizon=8"], "takes plans of 20 waypoints"),
         (["network.n_obs_steps=2"], "network.n_obs_steps=1 instead of 20 and 2"),
+        (["init=dp_pusht"], "holds another network than the one configured"),
+        (["init=nowhere"], "no checkpoint at nowhere"),
         (["sim.plan_steps=10", "network.horizon=10"], "action has shape (41,) in the"),
         (["dataset.rows={observation.map:2}"], "observation.map has shape (2, 20, 6) in the"),
         (
