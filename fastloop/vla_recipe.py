@@ -181,7 +181,7 @@ class VLARecipe:
         """
         if self.config.init:
             raise ValueError(
-                "init is for diffusion policies; a vision-language planner starts anew: leave it out"
+                "init is for diffusion policies; leave it out for a vision-language planner"
             )
         torch.manual_seed(self.config.train.seed)
         network = new_network(self.config.network.arch, self.layout.tokenizer)
