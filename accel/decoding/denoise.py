@@ -15,7 +15,9 @@ from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.passes import Passes, bidirectional, causal
 from fastloop.accel.decoding.result import Decoded, Exactness
+from fastloop.accel.decoding.truncation import Truncation
 from fastloop.accel.decoding.windows import blocks
+from fastloop.accel.decoding.writing import Writing
 
 __all__ = ["SectionDiffusion"]
 
@@ -37,11 +39,14 @@ class SectionDiffusion:
         seed: write the first slot of a block from the pass before the block, before any over it
             (Fast-dVLM, Fast-dLLM v2); without it that slot has to be as sure as all others
             (Fast-dDrive). For models that say the next token.
+        truncate: cut the answer where an end is written or predicted (`Truncation`). For models
+            that read all of an answer in each pass.
     """
 
     choice: Choice = field(default_factory=Greedy)
     commit: Commit = field(default_factory=Confidence)
     seed: bool = False
+    truncate: bool = False
 
     exactness: ClassVar[Exactness] = Exactness.EXACT_KV
     regimes: ClassVar[frozenset[Regime]] = frozenset(Regime) - {Regime.CAUSAL}
@@ -60,17 +65,35 @@ class SectionDiffusion:
         continued: bool = True,
         debug: bool = False,
     ) -> Decoded:
-        """See `driver.Driver`; in regimes that keep nothing of it, the context stays as it was."""
+        """See `driver.Driver`; in regimes that keep nothing of it, the context stays as it was.
+
+        Raises:
+            ValueError: when the commit policy is not made for this model or canvas, or the answer
+                cannot be cut (`Truncation`).
+        """
         regime = model.spec.regime
         kept = regime in (Regime.CAUSAL_CONTEXT, Regime.BLOCK_CAUSAL)
+        if self.truncate and kept:
+            raise ValueError(
+                f"a {regime.value} model never reads behind the block with the end, so there is "
+                "nothing to cut; decode without truncation"
+            )
+        if self.truncate and self.commit.edits:
+            raise ValueError(
+                "an end that was written may be written over by this commit policy, but what was "
+                "behind it would be gone; decode without truncation"
+            )
         keeping = causal if regime is Regime.CAUSAL_CONTEXT else bidirectional
         rows, device = len(context.logits), context.logits.device
         answer = Answer(model.spec, canvas, rows, device)
+        writing = Writing(answer, self.choice, self.commit)
+        truncation = Truncation(answer) if self.truncate else None
         passes = Passes(model, context, debug=debug)
         on = torch.ones(rows, dtype=torch.bool, device=device)  # rows that have not stopped
         for start, end in blocks(answer.canvas):
-            self._fill(answer, passes, start, end, whole=not kept)
+            self._fill(writing, passes, start, end, whole=not kept, truncation=truncation)
             ids, slots = answer.tokens[:, start:end], torch.arange(start, end, device=device)[None]
+            writing.step_map[:, start:end].masked_fill_(~on[:, None], -1)
             ends = answer.stops(ids, slots)
             if kept and (end < len(answer) or continued):
                 logits = passes.run("keep", ids, keeping(end - start, device))
@@ -86,41 +109,64 @@ class SectionDiffusion:
         return Decoded.of(
             self.name, self.exactness, answer, passes,
             drafted=rows * values, accepted=max(0, saved),
+            step_map=None if self.commit.edits else writing.step_map,
         )  # fmt: skip
 
-    def _fill(self, answer: Answer, passes: Passes, start: int, end: int, *, whole: bool) -> None:
+    def _fill(
+        self,
+        writing: Writing,
+        passes: Passes,
+        start: int,
+        end: int,
+        *,
+        whole: bool,
+        truncation: Truncation | None,
+    ) -> None:
         """Write every slot of a block, in passes over it or over the `whole` answer."""
+        answer = writing.answer
         spec, context, device = answer.spec, passes.context, answer.tokens.device
-        slots = torch.arange(start, end, device=device)[None]
         origin = 0 if whole else start
         prompt = context.prompt if spec.regime is Regime.FULL else None
         back = 0 if prompt is None else prompt.shape[1]
-        positions = context.position[:, None] + slots - origin
         values = sum(answer.values[start:end])
         if self.seed and answer.values[start]:
-            token = answer.choose(
-                self.choice, context.logits[:, None], slots[:, :1], positions[:, :1]
-            )
+            slot = torch.full((1, 1), start, device=device)
+            position = context.position[:, None] + start - origin
+            token = answer.choose(self.choice, context.logits[:, None], slot, position)
             answer.tokens[:, start] = token[:, 0]
             values -= 1
-        planned, done = self.commit.passes(values), 0
-        while done < values if planned is None else done < planned:
-            ids = answer.tokens if whole else answer.tokens[:, start:end]
+        planned, done = writing.begin(start, end, values), 0
+        if not values or (truncation is not None and truncation.width <= start):
+            return
+        while True:
+            stop = len(answer) if whole else end
+            if truncation is not None:
+                stop = max(end, truncation.width)
+            ids, window = answer.tokens[:, origin:stop], bidirectional(back + stop - origin, device)
             if prompt is not None:
                 ids = torch.cat([prompt, ids], 1)
-            new = ids.shape[1]
-            logits = passes.run("denoise", ids, bidirectional(new, device), back=back)
-            passes.drop(new)
+            if truncation is not None:
+                left = torch.nn.functional.pad(truncation.left(stop), (back, 0), value=True)
+                window = window & left[:, None]
+            logits = passes.run("denoise", ids, window, back=back)
+            passes.drop(ids.shape[1])
             # Row i speaks of slot i, or of slot i + 1; then the pass before speaks of slot 0.
-            first = back + start - origin - spec.logit_shift
-            if first < 0:
-                logits, first = torch.cat([context.logits[:, None], logits], 1), 0
-            here = answer.within(logits[:, first : first + end - start], slots)
-            tokens = self.choice(here, positions)
-            block = answer.tokens[:, start:end]
-            unwritten = block == spec.mask_id
-            write = self.commit(here, tokens, unwritten)
-            answer.tokens[:, start:end] = torch.where(write, tokens, block)
+            if back < spec.logit_shift:
+                logits = torch.cat([context.logits[:, None], logits], 1)
+            else:
+                logits = logits[:, back - spec.logit_shift :]
+            logits = logits[:, : stop - origin]
+            positions = context.position[:, None] + torch.arange(stop - origin, device=device)
+            block = slice(start - origin, end - origin)
+            waiting = (answer.tokens[:, start:end] != spec.mask_id).all(1)
+            more = writing.take(logits[:, block], positions[:, block])
             done += 1
-            if planned is None and not any(passes.host((unwritten & ~write).any(1))):
+            if truncation is not None:
+                truncation.cut(self.choice, logits, positions, ~waiting)
+                more = more & (answer.tokens[:, start:end] == spec.mask_id).any(1)
+                wanted, lengths = passes.host(torch.stack([more.long(), truncation.length]))
+                truncation.width = max(lengths)
+                if not any(wanted):
+                    break
+            elif done == planned or (planned is None and not any(passes.host(more))):
                 break

@@ -46,6 +46,11 @@ class Decoded:
         host_syncs: times that the host waited for the device.
         kv_bytes: keys and values that were held in the end.
         stage_ms: time in passes of each phase, milliseconds.
+        step_map: (B, n) int32, after which pass over its block a slot was written, counted from 0;
+            -1 where none wrote it: it was given, told by the pass before the block, or behind the
+            end. None where passes do not write blocks, or write over what stands.
+        written: (B, n) int64, with `step_map`: the tokens as they were written, those behind a
+            stop id included, so that what the passes saw can be made again (`replay`).
     """
 
     name: str
@@ -60,6 +65,8 @@ class Decoded:
     host_syncs: int = 0
     kv_bytes: int = 0
     stage_ms: dict[str, float] = field(default_factory=dict)
+    step_map: torch.Tensor | None = None
+    written: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -72,6 +79,7 @@ class Decoded:
         drafted: int = 0,
         accepted: int = 0,
         cycles: Counter[int] | None = None,
+        step_map: torch.Tensor | None = None,
     ) -> Decoded:
         """What a driver hands back."""
         tokens = answer.finished()
@@ -79,6 +87,7 @@ class Decoded:
         return cls(
             name, exactness, tokens, sum(answer.values), dict(passes.forwards), drafted, accepted,
             cycles or Counter(), 0, passes.host_syncs, passes.context.kv.bytes, passes.stage_ms(),
+            step_map, None if step_map is None else answer.tokens,
         )  # fmt: skip
 
     @property
@@ -110,6 +119,8 @@ class Decoded:
             forked=first.forked + self.forked,
             host_syncs=first.host_syncs + self.host_syncs,
             stage_ms=dict(Counter(first.stage_ms) + Counter(self.stage_ms)),
+            step_map=None,
+            written=None,
         )
 
     def report(self) -> AccelReport:

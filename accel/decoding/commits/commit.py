@@ -17,12 +17,7 @@ class Commit(ABC):
 
     A policy that carries something from pass to pass gives, at the start of a block, an object of
     its own that does (`begin`); the policy itself stays a value without state.
-
-    Attributes:
-        edits: how many passes may follow, when all is written, that only alter what is (`edit`).
     """
-
-    edits: int = 0
 
     @abstractmethod
     def __call__(
@@ -48,10 +43,17 @@ class Commit(ABC):
         """The logits (B, Q, V) by which tokens are chosen and judged; called once a pass."""
         return logits
 
+    @property
+    def edits(self) -> int:
+        """How many passes may follow when all is written, that only alter what is (`edit`)."""
+        return 0
+
     def edit(
         self, logits: torch.Tensor, tokens: torch.Tensor, standing: torch.Tensor
     ) -> torch.Tensor:
-        """Which slots to write over, (B, Q) bool; only asked where `edits` is not 0.
+        """Which slots to write over, (B, Q) bool, in any pass; only asked where `edits` is not 0.
+
+        Given slots, and those whose token would stay, are left alone whatever this says.
 
         Args:
             logits: (B, Q, V), as above.
