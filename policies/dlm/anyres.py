@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -42,8 +43,8 @@ class AnyRes:
     def __post_init__(self) -> None:
         if not 0 < self.patch <= self.side:
             raise ValueError(f"a view of {self.side} pixels has no patch of {self.patch}")
-        odd = [point for point in self.pinpoints if min(point) < 1 or any(_over(point, self.side))]
-        if odd or not self.pinpoints:
+        edges = [edge for point in self.pinpoints for edge in point]
+        if not edges or min(edges) < 1 or any(edge % self.side for edge in edges):
             raise ValueError(
                 f"pinpoints are widths and heights that are multiples of {self.side}, got "
                 f"{list(self.pinpoints)}"
@@ -97,9 +98,7 @@ class AnyRes:
         return torch.tensor(counts, dtype=torch.int64)
 
 
-def best_pinpoint(
-    height: int, width: int, pinpoints: Sequence[tuple[int, int]]
-) -> tuple[int, int]:
+def best_pinpoint(height: int, width: int, pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Width and height that keep most pixels of a picture, and of those the ones that waste least;
     the first where two are as good."""
 
@@ -128,12 +127,8 @@ def _fitted(height: int, width: int, wide: int, tall: int) -> tuple[int, int]:
     return min(math.ceil(width * down), wide), tall
 
 
-def _pixels(picture: object) -> torch.Tensor:
+def _pixels(picture: Any) -> torch.Tensor:
     """(3, H, W) float32, normalized."""
-    image: torch.Tensor = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)  # type: ignore[attr-defined]
-    image = image.view(picture.height, picture.width, 3).permute(2, 0, 1)  # type: ignore[attr-defined]
-    return ((image.double() / 255).float() - MEAN) / STD
-
-
-def _over(point: tuple[int, int], side: int) -> tuple[int, int]:
-    return point[0] % side, point[1] % side
+    colors = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    colors = colors.view(picture.height, picture.width, 3).permute(2, 0, 1)
+    return ((colors.double() / 255).float() - MEAN) / STD

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -84,7 +85,7 @@ def shifted_counts(values: int, passes: int, shift: float) -> list[int]:
     time = torch.linspace(0, 1, passes + 1, dtype=torch.float32, device="cpu")
     written = (shift * time / (1 + (shift - 1) * time) * values).long().tolist()
     written[-1] = values
-    counts = [max(1, after - before) for before, after in zip(written, written[1:], strict=False)]
+    counts = [max(1, after - before) for before, after in pairwise(written)]
     over, turn = sum(counts) - values, 0
     while over > 0:
         if counts[turn % passes] > 1:
