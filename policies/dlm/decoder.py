@@ -8,6 +8,7 @@ calls the modules of a network one by one, with positions and masks made here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ class Decoder:
 
         A ``full`` model reads nothing yet: its prompts are kept in `Context.prompt`, filled up in
         front with tokens whose positions are negative, which `forward` hides. All others read
-        theirs under `prompt_mask`, filled up behind with slots that are hidden.
+        theirs under `prompt_mask`, filled up behind with slots that are hidden. Of a
+        ``block_causal`` model all may be empty: they share their first block with the answer.
 
         Args:
             prompts: B of (P,) token ids, tensors or lists.
@@ -84,6 +86,8 @@ class Decoder:
         """
         if self.spec.regime is Regime.FULL:
             return self._unread(self._ids(prompts), room)
+        if self.spec.regime is Regime.BLOCK_CAUSAL and not any(map(len, prompts)):
+            return replace(self._unread([torch.empty(0)] * len(prompts), room), prompt=None)
         read = self.read(prompts)
         slots = read.hidden.shape[1]
         self._check_room(slots, room)

@@ -32,14 +32,13 @@ def on_grid(
     whole = len(prompt) // block_size * block_size
     rest = prompt[whole:].to(canvas.tokens.device)
     lead = rest.new_zeros(len(rest))
-    first = canvas.section[:1] if len(canvas) else lead[:1]
     block = torch.arange(len(rest) + len(canvas), device=lead.device) // block_size
     started = replace(
         canvas,
         tokens=torch.cat([rest, canvas.tokens]),
         given=torch.cat([torch.ones_like(lead, dtype=torch.bool), canvas.given]),
         block=block,
-        section=torch.cat([lead + first, canvas.section]),
+        section=torch.cat([lead, canvas.section]),
         kind=torch.cat([lead, canvas.kind]),
     )
     return prompt[:whole], started, len(rest)
