@@ -19,6 +19,7 @@ __all__ = [
     "Wrapped",
     "attention",
     "attention_and_mass",
+    "attention_weights",
     "layers_of",
     "prefilled",
     "without_padding",
@@ -202,15 +203,28 @@ def attention_and_mass(
     Returns:
         (B, Hq, Q, D) and (B, Hq, Q).
     """
-    wide = torch.promote_types(queries.dtype, torch.float32)
-    rows, heads, new, width = queries.shape
-    grouped = queries.to(wide).reshape(rows, keys.shape[1], -1, new, width)
-    scores = scale * grouped @ keys.to(wide)[:, :, None].transpose(-1, -2)
-    scores = scores.masked_fill(~mask[:, None, None], -math.inf)
+    scores = _scores(queries, keys, mask, scale)
     mass = scores.logsumexp(-1)
-    weights = (scores - mass.clamp(min=torch.finfo(wide).min)[..., None]).exp()
-    mixed = weights @ values.to(wide)[:, :, None]
-    return mixed.reshape(rows, heads, new, width), mass.reshape(rows, heads, new)
+    weights = (scores - mass.clamp(min=torch.finfo(mass.dtype).min)[..., None]).exp()
+    mixed = weights @ values.to(weights.dtype)[:, :, None]
+    return mixed.flatten(1, 2), mass.flatten(1, 2)
+
+
+def attention_weights(
+    queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """The weights (B, Hq, Q, S) of `attention`, float32 or wider."""
+    return _scores(queries, keys, mask, scale).softmax(-1).flatten(1, 2)
+
+
+def _scores(
+    queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """(B, Hk, Hq / Hk, Q, S), -inf where the mask is False."""
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    grouped = queries.to(wide).unflatten(1, (keys.shape[1], -1))
+    scores = scale * grouped @ keys.to(wide)[:, :, None].transpose(-1, -2)
+    return scores.masked_fill(~mask[:, None, None], -math.inf)
 
 
 def layers_of(
