@@ -85,6 +85,12 @@ class Streaming:
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"a window has at least one slot, got {self.window}")
+        if self.commit.edits or self.commit.begin(1) is not self.commit:
+            raise ValueError(
+                f"{self.name} and {type(self.commit).__name__}: a policy that remembers or alters "
+                "what it said of a slot needs a block that stays where it is, and this window "
+                "moves; use SectionDiffusion"
+            )
 
     @property
     def name(self) -> str:
@@ -100,7 +106,12 @@ class Streaming:
         continued: bool = True,
         debug: bool = False,
     ) -> Decoded:
-        """See `driver.Driver`."""
+        """See `driver.Driver`.
+
+        Raises:
+            ValueError: when the commit policy is not made for this model or canvas.
+        """
+        self.commit.check(model.spec, canvas)
         rows, n = len(context.logits), len(canvas)
         answer = Answer(model.spec, canvas, rows, context.logits.device)
         passes = Passes(model, context, debug=debug)
@@ -153,7 +164,7 @@ class Stream(Cycle):
             window = window.clamp(max=width - 1)
             slots, open_ = slots.gather(1, window), open_.gather(1, window)
             open_ = open_ & (torch.arange(reach, device=device) < (span - lead)[:, None])
-            here = answer.within(here, slots)
+            here = commit.heard(answer.within(here, slots), open_)
             tokens = self.choice(here, positions)
             self._write(tokens, slots, commit(here, tokens, open_))
         count = self._settle(logits, ids, ordered, lead)

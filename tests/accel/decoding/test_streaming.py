@@ -14,7 +14,9 @@ from fastloop.accel.decoding import (
     Gumbel,
     Regime,
     Sequential,
+    decode,
 )
+from fastloop.accel.decoding.commits import Credit, JointThreshold
 from fastloop.accel.decoding.streaming import PenalizedEntropy, Streaming
 
 
@@ -232,3 +234,25 @@ def test_what_cannot_be_is_refused():
         Streaming(window=0)
     with pytest.raises(ValueError, match="finite number"):
         PenalizedEntropy(penalty=float("inf"))
+    for commit in (Credit(), JointThreshold()):
+        with pytest.raises(ValueError, match="this window moves; use SectionDiffusion"):
+            Streaming(commit=commit)
+
+
+def test_a_policy_may_bend_what_is_heard_and_refuse_a_canvas(toy):
+    model, canvas = toy.Model(Regime.CAUSAL), Canvas.free(6, toy.VOCAB, block_size=8)
+
+    class OnlyTwo(Sequential):
+        def heard(self, logits, unwritten):
+            logits = logits.clone()
+            logits[..., 2] += 1e3 * unwritten
+            return logits
+
+        def check(self, spec, canvas):
+            if len(canvas) > 6:
+                raise ValueError("not so long")
+
+    driver = Streaming(commit=OnlyTwo(), window=3)
+    assert decode(model, [toy.prompt], canvas, driver).tokens[0].tolist() == [2] * 6
+    with pytest.raises(ValueError, match="not so long"):
+        decode(model, [toy.prompt], toy.canvas(0), driver)
