@@ -105,9 +105,18 @@ class Wrapped:
 
     Args:
         model: the other one.
+
+    Raises:
+        ValueError: for a model that is not passed layer by layer.
     """
 
     def __init__(self, model: LayeredModel) -> None:
+        if not hasattr(model, "project"):
+            raise ValueError(
+                f"{type(model).__name__} is not passed through layer by layer, which "
+                f"{type(self).__name__.strip('_')} needs; expected a LayeredModel (a model that "
+                "prunes is the outermost of all wrappers)"
+            )
         self.model = model
         self.spec, self.layers, self.scale = model.spec, model.layers, model.scale
 

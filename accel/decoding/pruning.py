@@ -29,8 +29,8 @@ from fastloop.accel.decoding.pruned_cache import PrunedCache
 __all__ = ["Pruned"]
 
 
-class Pruned(Wrapped):
-    """A model whose later layers see fewer tokens of pictures, ranked by the attention they get.
+class Pruned:
+    """A `LanguageModel` whose later layers see fewer tokens of pictures: those most attended to.
 
     They are ranked in the layer before `layer` (in the middle one for layer 0): after the prompt by
     its last token, after a pass by the masked slots that it read. Those that stay keep their
@@ -50,7 +50,7 @@ class Pruned(Wrapped):
     def __init__(
         self, model: LayeredModel, *, layer: int = 0, keep: Sequence[tuple[int, float]]
     ) -> None:
-        super().__init__(model)
+        self.model, self.spec, self.layers = model, model.spec, model.layers
         if self.spec.regime is Regime.FULL:
             raise ValueError(
                 "a full model keeps no prompt of which something could be left out: it reads it "
@@ -71,22 +71,22 @@ class Pruned(Wrapped):
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Any], *, room: int) -> Context:
         """See `LanguageModel.prefill`; the host reads how many tokens of pictures each row has."""
-        reading = self.read(prompts)
+        reading = self.model.read(prompts)
         hidden, positions = reading.hidden, reading.positions
         batch, slots = reading.visible.shape
         at, rows = (torch.arange(size, device=hidden.device) for size in (slots, batch))
         last = (reading.visible * at).argmax(1)
         droppable = reading.visual & (at != last[:, None])
         kv = PrunedCache(self.layers, slots + room, self.layer, self.keep, droppable)
-        probe, mask = _Probe(self, self.rank), reading.mask.expand(batch, -1, -1)
+        probe, mask = _Probe(self.model, self.rank), reading.mask.expand(batch, -1, -1)
         hidden = layers_of(probe, range(self.layer), hidden, positions, mask, kv.early)
         later = range(self.layer, self.layers)
         if not (kv.keep and kv.keep[0][0] == 0):
-            hidden = layers_of(self, later, hidden, positions, mask, kv.late)
-            return prefilled(self, reading, hidden, kv)
+            hidden = layers_of(self.model, later, hidden, positions, mask, kv.late)
+            return prefilled(self.model, reading, hidden, kv)
         queries, keys = probe.queries[rows, :, last][:, :, None], kv.early.read(self.rank)[0]
         seen = mask[rows, last][:, None]
-        kv.scores = attention_weights(queries, keys, seen, self.scale).mean((1, 2))
+        kv.scores = attention_weights(queries, keys, seen, self.model.scale).mean((1, 2))
         kv.narrow(slots)
         held = kv.columns
         here = held[..., None].expand(-1, -1, hidden.shape[2])
@@ -95,10 +95,10 @@ class Pruned(Wrapped):
         itself = torch.eye(held.shape[1], dtype=torch.bool, device=mask.device)
         positions = positions.gather(-1, held.expand(*positions.shape[:-1], -1))
         fewer = layers_of(
-            self, later, hidden.gather(1, here), positions,
+            self.model, later, hidden.gather(1, here), positions,
             mask | itself & ~kv.real[..., None], kv.late,
         )  # fmt: skip
-        return prefilled(self, reading, hidden.scatter(1, here, fewer), kv)
+        return prefilled(self.model, reading, hidden.scatter(1, here, fewer), kv)
 
     @torch.no_grad()
     def forward(
@@ -119,8 +119,8 @@ class Pruned(Wrapped):
             kv.narrow(kv.length)
         mask = mask.expand(len(ids), -1, -1)
         due = bool(kv.keep) and kv.keep[0][0] == kv.passes
-        probe, fewer = _Probe(self, self.rank), kv.seen(mask)
-        hidden, early = self.embed(ids), range(self.layer)
+        probe, fewer = _Probe(self.model, self.rank), kv.seen(mask)
+        hidden, early = self.model.embed(ids), range(self.layer)
         hidden = layers_of(probe, early, hidden, positions, mask, kv.early)
         hidden = layers_of(probe, range(self.layer, self.layers), hidden, positions, fewer, kv.late)
         if due:
@@ -128,10 +128,10 @@ class Pruned(Wrapped):
             asking = masked | ~masked.any(1, keepdim=True)
             part, seen = (kv.early, mask) if self.layer else (kv.late, fewer)
             keys, _ = part.read(self.rank)
-            weights = attention_weights(probe.queries, keys, seen, self.scale).mean(1)
+            weights = attention_weights(probe.queries, keys, seen, self.model.scale).mean(1)
             scores = (weights * asking[..., None]).sum(1)
             kv.scores = scores if self.layer else kv.spread(scores)
-        return self.head(hidden)
+        return self.model.head(hidden)
 
 
 class _Probe(Wrapped):
