@@ -86,10 +86,10 @@ class Decoder:
         """
         if self.spec.regime is Regime.FULL:
             return self._unread(self._ids(prompts), room)
-        if self.spec.regime is Regime.BLOCK_CAUSAL and not any(map(len, prompts)):
-            return replace(self._unread([torch.empty(0)] * len(prompts), room), prompt=None)
         read = self.read(prompts)
         slots = read.hidden.shape[1]
+        if not slots:
+            return replace(self._unread(list(read.ids), room), prompt=None)
         self._check_room(slots, room)
         kv = KVCache(self.layers, slots + room)
         layers = range(self.layers)
@@ -192,6 +192,8 @@ class Decoder:
         rows = [torch.as_tensor(prompt).cpu() for prompt in prompts]
         if not rows:
             raise ValueError("there is no prompt to read: give one for each row")
+        if self.spec.regime is Regime.BLOCK_CAUSAL and all(row.shape == (0,) for row in rows):
+            return [row.to(self.device, torch.int64) for row in rows]
         for row, ids in enumerate(rows):
             if ids.ndim != 1 or not len(ids):
                 raise ValueError(f"prompt {row} is of shape {tuple(ids.shape)}, expected (P,)")

@@ -40,7 +40,7 @@ def is_language_model(path: str | Path) -> bool:
         CheckpointError: when its ``config.json`` is damaged.
     """
     config = Path(path) / "config.json"
-    return config.is_file() and read_json(config).get("model_type") in adapters()
+    return config.is_file() and read_json(config).get("model_type") in list(adapters())
 
 
 def load_language_model(
