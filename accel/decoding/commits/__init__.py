@@ -21,10 +21,13 @@ from fastloop.accel.decoding.commits.factor import Factor
 from fastloop.accel.decoding.commits.fixed_count import FixedCount
 from fastloop.accel.decoding.commits.hierarchy import Hierarchy
 from fastloop.accel.decoding.commits.joint_threshold import JointThreshold
+from fastloop.accel.decoding.commits.learned import BlockFilter, Calibration, Learned
 from fastloop.accel.decoding.commits.sequential import Sequential
 from fastloop.accel.decoding.commits.shifted import Shifted
 
 __all__ = [
+    "BlockFilter",
+    "Calibration",
     "Commit",
     "Confidence",
     "Credit",
@@ -33,6 +36,7 @@ __all__ = [
     "FixedCount",
     "Hierarchy",
     "JointThreshold",
+    "Learned",
     "Sequential",
     "Shifted",
 ]

@@ -1,0 +1,158 @@
+"""A small network says which slots are right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fastloop.accel.decoding.canvas import Canvas
+from fastloop.accel.decoding.commits.commit import Commit, confidence, leading
+from fastloop.accel.decoding.model import ModelSpec
+from fastloop.accel.decoding.windows import blocks
+
+__all__ = ["BlockFilter", "Calibration", "Learned", "certainty"]
+
+FORMAT = "fastloop block filter 1"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a filter was made with; it means nothing to other models or blocks.
+
+    Attributes:
+        digest: `ModelSpec.digest` of the model.
+        block_size: b, slots of a block.
+        examples: passes over a block that it was fitted to.
+        precision: of the slots that it would write at 0.9 in passes that it was not fitted to, the
+            share that is right; nan where it would write none.
+    """
+
+    digest: str
+    block_size: int
+    examples: int = 0
+    precision: float = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class BlockFilter:
+    """Two layers, from the confidences of b slots to whether each is right (Learn2PD's filter).
+
+    Attributes:
+        calibration: what it is for.
+        hidden_weight, hidden_bias: (H, b) and (H,) float32, behind which negative values are 0.
+        weight, bias: (b, H) and (b,) float32.
+
+    Raises:
+        ValueError: when shapes do not fit.
+    """
+
+    calibration: Calibration
+    hidden_weight: torch.Tensor
+    hidden_bias: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __post_init__(self) -> None:
+        slots, width = self.calibration.block_size, len(self.hidden_bias)
+        expected = {
+            "hidden_weight": (width, slots), "hidden_bias": (width,),
+            "weight": (slots, width), "bias": (slots,),
+        }  # fmt: skip
+        for name, shape in expected.items():
+            given = getattr(self, name)
+            if tuple(given.shape) != shape or given.dtype != torch.float32:
+                raise ValueError(
+                    f"{name} of a filter for blocks of {slots} is float32 {shape}, got "
+                    f"{given.dtype} {tuple(given.shape)}"
+                )
+
+    def __call__(self, certain: torch.Tensor) -> torch.Tensor:
+        """Log-odds (B, b) float32 that slots are right, from what `certainty` gives."""
+        hidden = certain.float() @ self.hidden_weight.to(certain.device).T
+        hidden = (hidden + self.hidden_bias.to(certain.device)).relu()
+        return hidden @ self.weight.to(certain.device).T + self.bias.to(certain.device)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, with the calibration as metadata."""
+        names = ("hidden_weight", "hidden_bias", "weight", "bias")
+        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in names}
+        facts = {"format": FORMAT, "calibration": json.dumps(asdict(self.calibration))}
+        save_file(tensors, path, metadata=facts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> BlockFilter:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: when the file is missing, damaged, or holds something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} cannot be read as safetensors ({error})") from error
+        if facts.get("format") != FORMAT:
+            raise ValueError(f"{path} holds no filter: its format is {facts.get('format')!r}, "
+                             f"expected {FORMAT!r}; make one with `fit`")  # fmt: skip
+        try:
+            return cls(Calibration(**json.loads(facts["calibration"])), **tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds a damaged filter ({error})") from error
+
+
+@dataclass(frozen=True)
+class Learned(Commit):
+    """All slots of which a filter is sure enough that they are right, else the most confident one.
+
+    Learn2PD (Bao et al. 2025). The filter sees the confidences of a whole block at once; what is
+    written already, or given, counts as certain (its authors show it what the model says there).
+
+    Attributes:
+        filter: made for this model and block size.
+        threshold: probability that a slot is right.
+    """
+
+    filter: BlockFilter
+    threshold: float = 0.9
+
+    def __call__(
+        self, logits: torch.Tensor, tokens: torch.Tensor, unwritten: torch.Tensor
+    ) -> torch.Tensor:
+        """See `Commit`."""
+        sure = confidence(logits, tokens, unwritten)
+        right = self.filter(certainty(sure)).sigmoid() >= self.threshold
+        return (leading(sure, 1) | right) & unwritten
+
+    def passes(self, values: int) -> int | None:
+        """It depends."""
+        return None
+
+    def check(self, spec: ModelSpec, canvas: Canvas) -> None:
+        """See `Commit`.
+
+        Raises:
+            ValueError: for another model than that of the calibration, or blocks of other sizes.
+        """
+        made_for = self.filter.calibration
+        if spec.digest != made_for.digest:
+            raise ValueError(
+                f"this filter is of the model {made_for.digest!r}, not of {spec.digest!r}: the "
+                "confidences of one say nothing about those of another; fit one to this model"
+            )
+        sizes = sorted({end - start for start, end in blocks(canvas)} - {made_for.block_size})
+        if sizes:
+            raise ValueError(
+                f"this filter is for blocks of {made_for.block_size} slots, the canvas has blocks "
+                f"of {sizes}; fit one to these, or cut the canvas otherwise"
+            )
+
+
+def certainty(confidence: torch.Tensor) -> torch.Tensor:
+    """What a filter sees: confidences (B, b) of open slots, 1 in all others (which hold -1)."""
+    return torch.where(confidence < 0, 1.0, confidence)
