@@ -65,9 +65,10 @@ class Streaming:
     of tokens that stand from the left has seen nothing but what is before it in the answer; its
     keys and values are kept, those of all others are forgotten and made anew by the next pass.
 
-    What is given behind the window is not seen; what is given in it is. Where the logits speak of
-    the next slot, slots that are written from left to right (`commit.Sequential`) therefore say
-    what plain decoding says; where they speak of their own, it is so if nothing is given.
+    Slots that are written from left to right (`commits.Sequential`) do not depend on the window:
+    where logits speak of the next slot they say what plain decoding says, whatever is given; where
+    a mask speaks of its own slot (the published checkpoints) only if nothing is given, because it
+    sees what is given in the window and not what is given behind it.
 
     Attributes:
         choice: which token stands in a slot.

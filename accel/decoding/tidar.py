@@ -178,10 +178,9 @@ class Fused(Cycle):
         # The window is causal. A group sees what is before it in the window, and all of itself;
         # what fills up a row is a group too, which nobody else sees.
         own, first = group[:, :, None], torch.where(in_window, offsets + 1, group)[:, :, None]
-        sees = in_window[:, None] & (offsets[:, None] < first) | (own == group[:, None]) & (
-            own != 0
-        )
-        logits = passes.run(phase, ids, sees, offsets=offsets)
+        before = in_window[:, None] & (offsets[:, None] < first)
+        among = (own == group[:, None]) & (own != 0)
+        logits = passes.run(phase, ids, before | among, offsets=offsets)
 
         ids, slots, inside = ids[:, :width], slots[:, :width], in_window[:, :width]
         positions = passes.context.position[:, None] + offsets[:, 1:width]
