@@ -19,6 +19,7 @@ from fastloop.accel.decoding.passes import Passes
 from fastloop.accel.decoding.result import Decoded, Exactness
 from fastloop.accel.decoding.scheduling import BlockWindow, Window
 from fastloop.accel.decoding.slots import SlotStore
+from fastloop.accel.decoding.windows import blocks
 
 __all__ = ["CachedDiffusion"]
 
@@ -76,10 +77,11 @@ class CachedDiffusion:
     ) -> Decoded:
         """See `driver.Driver`; the context stays as it was."""
         spec = model.spec
+        canvas = self.window.cut(canvas)
         self.commit.check(spec, canvas)
         passes = Passes(model, context, debug=debug)
         answer = Answer(spec, canvas, len(context.logits), context.logits.device)
-        state = _State(answer, passes, self.window)
+        state = _State(answer, passes)
         commit, current = self.commit, -1
         while True:
             state.look(self.window)
@@ -110,15 +112,16 @@ class CachedDiffusion:
 class _State:
     """What a call knows. Slots of the store are `lead` of the prompt, then those of the answer."""
 
-    def __init__(self, answer: Answer, passes: Passes, window: Window) -> None:
+    def __init__(self, answer: Answer, passes: Passes) -> None:
         self.answer, self.passes = answer, passes
         context, (rows, n) = passes.context, answer.tokens.shape
         device = answer.tokens.device
         self.prompt = answer.tokens[:, :0] if context.prompt is None else context.prompt
         self.lead = self.prompt.shape[1]
         slots = self.lead + n
-        self.store, self.progress = SlotStore(context.kv, slots), Progress(rows, slots, device)
-        self.spans = window.spans(answer.canvas)
+        self.store = SlotStore(context.kv, slots)
+        self.progress = Progress(rows, self.lead, n, device)
+        self.spans = blocks(answer.canvas)
         lengths = torch.tensor([end - start for start, end in self.spans], dtype=torch.int64)
         self._span_of = torch.arange(len(self.spans)).repeat_interleave(lengths).to(device)
         self._mark = torch.full((rows, 2), -1, device=device)

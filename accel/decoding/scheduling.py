@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
 
 from fastloop.accel.decoding.canvas import Canvas
-from fastloop.accel.decoding.windows import blocks
 
 __all__ = ["BlockWindow", "SlidingWindow", "Window"]
 
@@ -25,8 +24,8 @@ class Window(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
     name: ClassVar[str]
 
-    def spans(self, canvas: Canvas) -> list[tuple[int, int]]:
-        """Start and end of each, from the first slot to the last."""
+    def cut(self, canvas: Canvas) -> Canvas:
+        """The canvas with spans for blocks."""
         ...
 
     def __call__(self, span: torch.Tensor, open: torch.Tensor) -> torch.Tensor:
@@ -50,9 +49,9 @@ class BlockWindow:
 
     name: ClassVar[str] = ""
 
-    def spans(self, canvas: Canvas) -> list[tuple[int, int]]:
-        """See `Window`."""
-        return blocks(canvas)
+    def cut(self, canvas: Canvas) -> Canvas:
+        """See `Window`: as it is."""
+        return canvas
 
     def __call__(self, span: torch.Tensor, open: torch.Tensor) -> torch.Tensor:
         """See `Window`."""
@@ -89,9 +88,9 @@ class SlidingWindow:
                 f"masks {self.masks}, slots {self.slots}, renew {self.renew}"
             )
 
-    def spans(self, canvas: Canvas) -> list[tuple[int, int]]:
-        """See `Window`: all at once."""
-        return [(0, len(canvas))] if len(canvas) else []
+    def cut(self, canvas: Canvas) -> Canvas:
+        """See `Window`: all in one."""
+        return replace(canvas, block=torch.zeros_like(canvas.block))
 
     def __call__(self, span: torch.Tensor, open: torch.Tensor) -> torch.Tensor:
         """See `Window`."""

@@ -39,12 +39,16 @@ class SlotStore(KVCache):
         self._used = [self.prefix + extent - slots.shape[1]] * self.layers
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put (B, H, Q, D) of one layer into their slots; layers come in their order."""
+        """Put (B, H, Q, D) of one layer into their slots; layers come in their order.
+
+        Or of a multiple of B rows, where a model is asked in several ways (`guidance.Guided`).
+        """
         if layer == len(self._own):
             self._own.append((self._buffer(keys, layer, 0), self._buffer(values, layer, 1)))
             self._rows = len(keys)
+        at = self._at.repeat(len(keys) // len(self._at), 1, 1, 1).expand_as(keys)
         for buffer, new in zip(self._own[layer], (keys, values), strict=True):
-            buffer.scatter_(2, self._at.expand_as(new), new)
+            buffer.scatter_(2, at, new)
         self._used[layer] += keys.shape[2]
 
     def check(self, slots: torch.Tensor, seen: torch.Tensor, tokens: torch.Tensor) -> None:

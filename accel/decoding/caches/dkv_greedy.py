@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch.nn.functional import pad
 
 from fastloop.accel.decoding.caches.cache import Plan
 from fastloop.accel.decoding.caches.progress import Progress
@@ -45,7 +46,8 @@ class DKVGreedy:
     def __call__(self, progress: Progress) -> Plan:
         """See `Cache`."""
         open, candidates = progress.open, progress.open & progress.window
-        drawn = self.order(open.shape[1]).to(open.device).expand(open.shape)
+        drawn = pad(self.order(open.shape[1] - progress.lead), (progress.lead, 0))
+        drawn = drawn.to(open.device).expand(open.shape)
         following = leading(drawn.masked_fill(~candidates, -1), 1) & candidates
         rank = open.cumsum(1)
         away = (rank - (rank * following).sum(1, keepdim=True)).abs()
@@ -55,5 +57,5 @@ class DKVGreedy:
         return Plan(following | near | progress.recent | anew, writable=following)
 
     def order(self, slots: int) -> torch.Tensor:
-        """(N,) int64, the higher the sooner."""
+        """Of the slots of an answer (n,) int64, the higher the sooner."""
         return torch.randperm(slots, generator=torch.Generator().manual_seed(self.seed))

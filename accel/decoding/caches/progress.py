@@ -13,6 +13,7 @@ class Progress:
     Each row has a clock of its own, so that none depends on how long others take.
 
     Attributes:
+        lead: slots of that prompt.
         open: (B, N) bool, slots that hold the mask id.
         window: (B, N) bool, slots in a run, of which the open ones may be written after the next
             pass; none in rows that wait or are done.
@@ -25,7 +26,8 @@ class Progress:
             where it was renewed) to where it ends now: what may have been written since.
     """
 
-    def __init__(self, rows: int, slots: int, device: torch.device | str) -> None:
+    def __init__(self, rows: int, lead: int, answer: int, device: torch.device | str) -> None:
+        self.lead, slots = lead, lead + answer
         self.open = torch.zeros(rows, slots, dtype=torch.bool, device=device)
         self.window = self.open
         self.written = torch.full((rows, slots), -1, device=device)

@@ -32,7 +32,8 @@ class VicinityCache:
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if min(self.before, self.after, self.warmup) < 0 or (self.refresh or 1) < 1:
+        every = 1 if self.refresh is None else self.refresh
+        if min(self.before, self.after, self.warmup) < 0 or every < 1:
             raise ValueError(
                 f"before and after count slots, warmup and refresh passes, got {self.before}, "
                 f"{self.after}, {self.warmup} and {self.refresh}"
