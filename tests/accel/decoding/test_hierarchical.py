@@ -15,6 +15,7 @@ from fastloop.accel.decoding import (
     Sequential,
     decode,
 )
+from fastloop.accel.decoding.commits import Credit, JointThreshold
 from fastloop.accel.decoding.hierarchical import HierarchicalDiffusion
 from fastloop.accel.decoding.slots import SlotStore
 from fastloop.accel.decoding.windows import blocks
@@ -126,7 +127,7 @@ def test_it_is_an_approximation_that_reads_less(toy):
 def test_a_part_of_a_whole_block_is_section_diffusion(toy, seed, regime):
     for shift in (1, 0) if not seed else (1,):
         model, canvas = toy.Model(regime, seed=5, logit_shift=shift), toy.canvas(5, slots=30)
-        for commit in COMMITS:
+        for commit in (*COMMITS, Credit(), JointThreshold()):
             plain = decode(model, [toy.prompt], canvas, SectionDiffusion(commit=commit, seed=seed))
             driver = HierarchicalDiffusion(commit=commit, seed=seed, part=30)
             decoded = decode(model, [toy.prompt], canvas, driver)
