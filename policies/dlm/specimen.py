@@ -24,7 +24,14 @@ TOLERANCE = {
 
 
 class Specimen:
-    """A model, two prompts, and the tokens of an answer of two blocks and a half."""
+    """A model, two prompts, and the tokens of an answer of two blocks and a half.
+
+    Attributes:
+        answer: (2, n) int64, one row for each prompt.
+        blocks: start and end of each of its blocks.
+        dtype: that the model computes in.
+        tolerance: of `agree`, by dtype.
+    """
 
     def __init__(self, model: LayeredModel, prompts: Sequence[Any] | None, seed: int) -> None:
         self.model, self.spec = model, model.spec
@@ -37,9 +44,8 @@ class Specimen:
         self.prompts = list(prompts)
         self.blocks = [(0, size), (size, 2 * size), (2 * size, 2 * size + (size + 1) // 2)]
         self.slots = self.blocks[-1][1]
-        device = model.embed(torch.zeros(1, 1, dtype=torch.int64, device=_device(model))).device
-        self.device = device
-        self.answer = torch.stack([self.tokens(self.slots) for _ in self.prompts]).to(device)
+        self.device = torch.device(getattr(model, "device", "cpu"))
+        self.answer = torch.stack([self.tokens(self.slots) for _ in self.prompts]).to(self.device)
         self.dtype = model.embed(self.answer[:1, :1]).dtype
         self.tolerance = TOLERANCE[self.dtype]
 
@@ -49,6 +55,7 @@ class Specimen:
         return ids + (ids >= self.spec.mask_id)
 
     def prefill(self, *rows: int) -> Context:
+        """The prompts of these rows, read."""
         return self.model.prefill([self.prompts[row] for row in rows], room=2 * self.slots)
 
     def forward(
@@ -131,10 +138,7 @@ class Specimen:
         return share <= self.tolerance, f"{share:.1e} of the largest, at most {self.tolerance:.0e}"
 
 
-def _device(model: LayeredModel) -> torch.device | str:
-    return getattr(model, "device", "cpu")
-
-
 def square(slots: int, whole: bool, device: torch.device | str) -> torch.Tensor:
+    """Window (1, Q, Q) in which slots see each other, or themselves and those before."""
     square = torch.ones(1, slots, slots, dtype=torch.bool, device=device)
     return square if whole else square.tril()

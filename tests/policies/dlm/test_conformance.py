@@ -34,6 +34,8 @@ def test_every_regime_passes(stock, regime, shift):
     names = {check.name for check in checks}
     assert {KEPT, BATCH, LOGITS, MASKED, POSITIONS, DROPPED, SPECIAL, STATELESS} <= names
     assert (PROMPT in names) == (regime is not Regime.FULL)
+    slots = "keys in slots of their own give the same answer"
+    assert (slots in names) == (regime in (Regime.FULL, Regime.PREFIX_LM))
     lossless = "speculation says what token by token does"
     assert (lossless in names) == (shift == 1 and regime in (Regime.CAUSAL, Regime.CAUSAL_CONTEXT))
 
