@@ -17,6 +17,10 @@ from fastloop.accel.decoding.rollouts import decode, rollouts
 from fastloop.accel.report import AccelReport
 from fastloop.policies.base import Budget, Plan
 from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.checkpoints.files import read_json
+from fastloop.policies.dlm.folder import is_language_model, load_language_model
+from fastloop.policies.dlm.pictured import Pictured
+from fastloop.policies.dlm.renamed import Renamed
 from fastloop.policies.history import History
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import EnvSpec, PolicySpec, SpecMismatchError
@@ -24,18 +28,19 @@ from fastloop.policies.vla.answer import read_tokens
 from fastloop.policies.vla.canvas import Layout, build_layout
 from fastloop.policies.vla.checkpoint import TOKENIZER, load_vlm
 from fastloop.policies.vla.decoding import DecodingConfig, build_driver
-from fastloop.policies.vla.images import PatchConfig
-from fastloop.policies.vla.manifest import Manifest
+from fastloop.policies.vla.images import PatchConfig, Pictures
+from fastloop.policies.vla.manifest import Manifest, read_manifest
 from fastloop.policies.vla.prompt import Prompt, Template, build_prompt, load_template
 from fastloop.policies.vla.qwen25vl import Qwen25VL
 from fastloop.policies.vla.schema import load_schema
 from fastloop.policies.vla.selectors import SELECTORS
-from fastloop.policies.vla.tokenizer import MASK, FileTokenizer, token_id
+from fastloop.policies.vla.tokenizer import MASK, NULL, FileTokenizer, Tokenizer, token_id
 from fastloop.policies.vla.waypoints import WaypointPlan
 
 __all__ = ["VisionLanguagePlanner"]
 
 STATES, INTENT, IMAGES = "observation.ego_states", "observation.intent", "observation.images."
+YAML = (".yaml", ".yml")
 
 
 class VisionLanguagePlanner:
@@ -65,7 +70,7 @@ class VisionLanguagePlanner:
         layout: Layout,
         *,
         template: Template,
-        pictures: PatchConfig,
+        pictures: Pictures,
         cameras: Sequence[str],
         env: EnvSpec,
         decoding: DecodingConfig | None = None,
@@ -97,7 +102,7 @@ class VisionLanguagePlanner:
         device: torch.device | str = "cpu",
         dtype: str = "",
     ) -> VisionLanguagePlanner:
-        """Load from a folder that `load_vlm` reads.
+        """Load from a folder that `load_vlm` reads, or `load_language_model` (LaViDa).
 
         Args:
             folder: with a tokenizer, and a manifest that names a schema and a prompt.
@@ -105,21 +110,26 @@ class VisionLanguagePlanner:
             device, dtype: as `load_vlm`.
 
         Raises:
-            CheckpointError: as `load_vlm`, and for a model that was not taught to drive or whose
-                tokenizer does not fit it.
+            CheckpointError: as `load_vlm`, and for a model that was not taught to drive, whose
+                tokenizer does not fit it, or that is shown no pictures.
             SpecMismatchError: as above, and for pictures of another size than it was shown.
         """
-        loaded = load_vlm(folder, dtype=dtype, device=device)
-        told = loaded.manifest
-        if loaded.schema is None or told.prompt is None:
+        model, told, pictures = _read(Path(folder), dtype, device)
+        if told.schema is None or told.prompt is None:
             raise CheckpointError(
                 f"{folder} does not say what the model was taught to answer: name its schema and "
                 "its prompt in fastloop.json"
             )
+        schema = Path(folder) / told.schema if told.schema.endswith(YAML) else told.schema
         try:
-            tokenizer = FileTokenizer(Path(folder) / TOKENIZER)
+            tokenizer: Tokenizer = FileTokenizer(Path(folder) / TOKENIZER)
             template = load_template(told.prompt)
-            layout = build_layout(load_schema(loaded.schema), tokenizer, vocab=loaded.spec.vocab)
+            if isinstance(model, Pictured):
+                names = {MASK: told.mask_id, NULL: told.null_id, template.place: model.place}
+                told_ids = {name: token for name, token in names.items() if token is not None}
+                tokenizer = Renamed(tokenizer, told_ids)
+            token_id(tokenizer, template.place)
+            layout = build_layout(load_schema(schema), tokenizer, vocab=model.spec.vocab)
         except ValueError as error:
             raise CheckpointError(f"{folder}: {error}") from error
         if (mask := token_id(tokenizer, MASK)) != told.mask_id:
@@ -127,14 +137,9 @@ class VisionLanguagePlanner:
                 f"{folder}: {MASK} is {mask} of its tokenizer, not {told.mask_id}"
             )
         _check_pictures(told, env)
-        vision = loaded.network.config.vision_config
-        pictures = PatchConfig(
-            told.min_pixels, told.max_pixels, vision.patch_size, vision.spatial_merge_size,
-            vision.temporal_patch_size,
-        )  # fmt: skip
         return cls(
-            Qwen25VL(loaded.network, loaded.spec), layout, template=template, pictures=pictures,
-            cameras=told.cameras, env=env, decoding=decoding,
+            model, layout, template=template, pictures=pictures, cameras=told.cameras, env=env,
+            decoding=decoding,
         )  # fmt: skip
 
     def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
@@ -251,6 +256,28 @@ class VisionLanguagePlanner:
         elif not good.all():
             reason = f"{int((~good).sum())} of {len(read)} rollouts left out: {reason}"
         return (candidates, chosen), read[0].text + (f" [{reason}]" if reason else "")
+
+
+def _read(
+    folder: Path, dtype: str, device: torch.device | str
+) -> tuple[LanguageModel, Manifest, Pictures]:
+    """A model of either kind, what it was taught, and how it is shown pictures."""
+    if not is_language_model(folder):
+        loaded = load_vlm(folder, dtype=dtype, device=device)
+        told, vision = loaded.manifest, loaded.network.config.vision_config
+        cut = PatchConfig(
+            told.min_pixels, told.max_pixels, vision.patch_size, vision.spatial_merge_size,
+            vision.temporal_patch_size,
+        )  # fmt: skip
+        return Qwen25VL(loaded.network, loaded.spec), told, cut
+    model = load_language_model(folder, dtype, device)
+    if not isinstance(model, Pictured):
+        raise CheckpointError(f"{folder} holds a model of text, which is shown no pictures")
+    spec = model.spec
+    released = {"regime": spec.regime.value, "mask_id": spec.mask_id, "stop_id": spec.stop_id}
+    described = read_json(folder / "config.json")
+    told = read_manifest(folder, described, spec.vocab, released=released)
+    return model, told, model.pictures
 
 
 def _check_pictures(told: Manifest, env: EnvSpec) -> None:
