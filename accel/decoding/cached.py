@@ -33,6 +33,7 @@ class CachedDiffusion:
     reads three numbers a pass.
 
     Attributes:
+        refusal: why no other regime.
         choice: which token stands in a slot.
         commit: which slots are written after a pass.
         cache: which keys are kept.
@@ -48,6 +49,9 @@ class CachedDiffusion:
     window: Window = field(default_factory=BlockWindow)
 
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.FULL, Regime.PREFIX_LM})
+    refusal: ClassVar[str] = (
+        "keys of what it has finished stay right, so none that are stale need be kept"
+    )
 
     def __post_init__(self) -> None:
         if self.commit.edits:
