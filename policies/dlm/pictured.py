@@ -69,8 +69,8 @@ class Pictured(Decoder):
             pixels = torch.cat([prompt.pixels for prompt in prompts]).to(self.device)
             seen = self.eyes(pixels, grid).to(hidden[0].dtype)
             parts = seen.split([int(row.sum()) for row in visual])
-            for row, where, part in zip(hidden, visual, parts, strict=True):
-                row[where] = part
+            for embedded, where, part in zip(hidden, visual, parts, strict=True):
+                embedded[where] = part
         return reading(self.spec, ids, hidden, visual)
 
 
