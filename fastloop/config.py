@@ -336,12 +336,16 @@ class InfoConfig:
 
     Attributes:
         ckpt: its path, or a shipped policy's name.
+        model: instead, the folder of a diffusion language model, which is no policy yet.
+        check: pass random prompts through that model: is it what decoding takes for granted?
         keys: also list every tensor.
         convert: write it as one of our folders, at this path.
         half: with `convert`, store float16.
     """
 
     ckpt: str | None = None
+    model: str | None = None
+    check: bool = False
     keys: bool = False
     convert: str | None = None
     half: bool = False
