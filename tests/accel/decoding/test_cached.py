@@ -340,6 +340,17 @@ def test_a_row_that_stops_is_done(toy, window):
     assert both.tokens.tolist() == [one.tokens[0].tolist(), alone.tokens[0].tolist()]
 
 
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_nothing_is_written_behind_a_stop(toy, window):
+    canvas = Canvas.free(30, toy.VOCAB, block_size=5)
+    driver = CachedDiffusion(commit=Sequential(), cache=DKVDecode(), window=window)
+    free = decode(toy.Model(Regime.FULL), [toy.prompt], canvas, driver).tokens[0].tolist()
+    for stop in set(free):
+        model = toy.Model(Regime.FULL, stop_id=stop)
+        decoded = decode(model, [toy.prompt], canvas, driver)
+        assert decoded.forwards["denoise"] == free.index(stop) + 1
+
+
 def test_prompts_filled_up_in_front(toy):
     """Slots at negative positions are neither read nor seen."""
     model, canvas = toy.Model(Regime.FULL, seed=2), toy.canvas(2)
