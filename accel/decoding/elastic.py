@@ -227,9 +227,9 @@ class _Reader(Wrapped):
             before = self._tracked(kept, mask, kept.tracked)
             if wide:
                 hidden = torch.where((valid | asked)[..., None], hidden, kept.hidden)
+                # Of rows that have not drifted the others come out as they were kept.
                 entered, new = hidden, self.project(layer, hidden, rotary)
-                fresh = (drifted | asked)[:, None, :, None]
-                parts = [torch.where(fresh, a, b) for a, b in zip(new, kept.projected, strict=True)]
+                parts = list(new)
             else:
                 entered, new = _put(kept.hidden, at, hidden), self.project(layer, hidden, rotary)
                 parts = [

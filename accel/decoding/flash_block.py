@@ -29,6 +29,10 @@ class FlashBlock(SectionDiffusion):
     pass over a block of it that is full: what is kept for good is exact. It pays where contexts
     are long; the host reads one number more a pass.
 
+    Stale are the slots that were written since. Where logits speak of their own slot nobody asks
+    for theirs; where they speak of the next one (`ModelSpec.logit_shift`) the slot behind is told
+    by them, and answers suffer more.
+
     Attributes:
         tau: 1 looks anew in every pass.
     """

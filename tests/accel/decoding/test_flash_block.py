@@ -148,16 +148,51 @@ def test_what_is_kept_for_good_is_exact(toy, regime):
     torch.testing.assert_close(context.logits, again.logits, rtol=0, atol=1e-12)
 
 
-def test_rows_do_not_depend_on_each_other(toy):
+@pytest.mark.parametrize("tau", [2, 4])
+def test_rows_do_not_depend_on_each_other(toy, tau):
+    for seed in range(4):
+        model = toy.Model(Regime.BLOCK_CAUSAL, seed=seed, logit_shift=seed % 2)
+        canvas = toy.canvas(seed, given=0.1, largest=20)
+        prompts = [toy.prompt, toy.prompt[::-1], [4] * len(toy.prompt)]
+        driver = FlashBlock(commit=Confidence(0.15), tau=tau)
+        together = decode(model, prompts, canvas, driver).tokens
+        for prompt, tokens in zip(prompts, together, strict=True):
+            assert torch.equal(decode(model, [prompt], canvas, driver).tokens[0], tokens)
+
+
+def test_a_row_that_looks_anew_leaves_others_as_they_were(toy):
+    model = toy.Model(Regime.BLOCK_CAUSAL, seed=3)
+    empty = torch.full((2, 6), toy.MASK)
+    later = empty.clone()
+    later[0, 0] = 4
+    later[1, :2] = 5
+    prompts = [toy.prompt, toy.prompt[::-1]]
+
+    def said(rows):
+        reader = _Reader(model, 2)
+        context = model.prefill([prompts[row] for row in rows], room=12)
+        for ids in (empty[rows], later[rows]):
+            length = context.kv.length
+            positions = length + torch.arange(6).expand(len(rows), -1)
+            mask = torch.ones(len(rows), 6, length + 6, dtype=torch.bool)
+            logits = reader.forward(ids, positions=positions, mask=mask, kv=context.kv)
+            context.kv.crop(6)
+        return logits, reader.looks
+
+    both, looks = said([0, 1])
+    (one, one_looked), (other, other_looked) = said([0]), said([1])
+    assert (looks, one_looked, other_looked) == (2, 1, 2)
+    torch.testing.assert_close(both, torch.cat([one, other]), rtol=0, atol=1e-12)
+
+
+def test_branches_share_what_was_read(toy):
     model, canvas = toy.Model(Regime.BLOCK_CAUSAL, seed=1), toy.canvas(1, largest=12)
-    prompts = [toy.prompt, toy.prompt[::-1], [4] * len(toy.prompt)]
+    options = {"temperature": 0.5}
     driver = FlashBlock(commit=Confidence(0.3), tau=3)
-    together = decode(model, prompts, canvas, driver).tokens
-    for prompt, tokens in zip(prompts, together, strict=True):
-        assert torch.equal(decode(model, [prompt], canvas, driver).tokens[0], tokens)
-    assert rollouts(
-        model, toy.prompt, canvas, driver, seeds=range(3), temperature=0.5
-    ).tokens.shape == (3, len(canvas))
+    three = rollouts(model, toy.prompt, canvas, driver, seeds=range(3), **options).tokens
+    for seed, tokens in enumerate(three):
+        one = rollouts(model, toy.prompt, canvas, driver, seeds=[seed], **options).tokens
+        assert torch.equal(one[0], tokens)
 
 
 def test_looks_and_books(toy):
