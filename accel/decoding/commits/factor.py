@@ -33,10 +33,10 @@ class Factor(Commit):
         sure = confidence(logits, tokens, unwritten)
         falling, order = sure.sort(dim=1, descending=True, stable=True)
         count = torch.arange(1, falling.shape[1] + 1, device=falling.device)
+        # What falls meets what rises once, so these are the first n.
         enough = falling >= 1 - self.factor / (count + 1)
         enough[:, :1] = True
-        first = enough.cumprod(1).bool()
-        return torch.zeros_like(unwritten).scatter(1, order, first) & unwritten
+        return torch.zeros_like(unwritten).scatter(1, order, enough) & unwritten
 
     def passes(self, values: int) -> int | None:
         """It depends."""
