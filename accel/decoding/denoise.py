@@ -170,3 +170,8 @@ class SectionDiffusion:
                     break
             elif done == planned or (planned is None and not any(passes.host(more))):
                 break
+            if done >= values + self.commit.edits:
+                raise RuntimeError(
+                    f"{self.commit} left slots {start} to {end} open after {done} passes: each has "
+                    "to write at least one slot of a row"
+                )

@@ -354,3 +354,12 @@ def test_what_cannot_be_cut_is_refused(toy):
         assert not model.calls  # before the first pass
     with pytest.raises(ValueError, match="written over"):
         decode(full, [toy.prompt], free, SectionDiffusion(commit=JointThreshold(), truncate=True))
+
+
+def test_a_policy_that_writes_nothing_is_found_out(toy):
+    class Idle(Confidence):
+        def __call__(self, logits, tokens, unwritten):
+            return torch.zeros_like(unwritten)
+
+    with pytest.raises(RuntimeError, match="at least one slot"):
+        decode(toy.Model(), [toy.prompt], toy.canvas(0), SectionDiffusion(commit=Idle()))
