@@ -7,6 +7,7 @@ from fastloop.accel.decoding import (
     Autoregressive,
     Confidence,
     Gumbel,
+    KVCache,
     Regime,
     SectionDiffusion,
     decode,
@@ -76,6 +77,22 @@ def test_every_pass_skips_the_same(toy, regime):
     context = model.prefill([toy.prompt], room=len(canvas))
     with pytest.raises(ValueError, match="2 layers over what 3 have read"):
         DRIVER.decode(Skipping(model, {1}), context, canvas)
+
+
+def test_what_fills_up_a_prompt_is_hidden(toy):
+    model = toy.Model(Regime.FULL)
+    short, canvas = torch.tensor([toy.prompt]), torch.tensor([[1, 22, 22]])
+    ids = torch.cat([short, canvas], 1)
+    filled = torch.cat([torch.tensor([[9, 8]]), ids], 1)  # in front, at negative positions
+    said = []
+    for tokens, fill in ((ids, 0), (filled, 2)):
+        new = tokens.shape[1]
+        logits = Skipping(model, {1}).forward(
+            tokens, positions=torch.arange(new)[None] - fill,
+            mask=torch.ones(1, new, new, dtype=torch.bool), kv=KVCache(2, new),
+        )  # fmt: skip
+        said.append(logits[:, fill:])
+    torch.testing.assert_close(said[1], said[0], rtol=0, atol=1e-12)
 
 
 def test_sets_of_layers(toy):
