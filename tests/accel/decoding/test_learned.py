@@ -124,7 +124,7 @@ def test_hasty_decoding_ends_in_the_careful_answer(toy, model, monkeypatch):
         collect(model, [toy.prompt], canvas, 6)
         careful, hasty = answers[-2:]
         assert careful.tokens.tolist() == hasty.tokens.tolist()
-        assert hasty.forwards["denoise"] < careful.forwards["denoise"]
+        assert 4 < hasty.forwards["denoise"] < careful.forwards["denoise"]
 
 
 def test_no_notes_are_taken_of_a_row_that_has_stopped(toy):
