@@ -43,34 +43,38 @@ class Pictured(Decoder):
         self.pictures, self.place = pictures, place
 
     @torch.no_grad()
-    def read(self, prompts: Sequence[Prompt]) -> Reading:
+    def read(self, prompts: Sequence[Prompt | Any]) -> Reading:
         """See `LayeredModel.read`; pictures of all rows in one pass.
+
+        Args:
+            prompts: B of `Prompt`, or of (P,) token ids where there is no picture.
 
         Raises:
             ValueError: for no prompt, one without a token or with one that is not of the
                 vocabulary, or one that keeps another number of places than its pictures take up.
         """
-        if not prompts:
-            raise ValueError("there is no prompt to read: give one for each row")
+        shown = [prompt for prompt in prompts if isinstance(prompt, Prompt) and len(prompt.grid)]
+        text = [torch.as_tensor(p.ids if isinstance(p, Prompt) else p) for p in prompts]
+        visual = [ids == self.place for ids in text]
         for row, prompt in enumerate(prompts):
-            held = int((prompt.ids == self.place).sum())
-            taken = int(self.pictures.tokens(prompt.grid).sum())
+            grid: Any = prompt.grid if isinstance(prompt, Prompt) else ()
+            held = int(visual[row].sum())
+            taken = int(self.pictures.tokens(grid).sum()) if len(grid) else 0
             if held != taken:
                 raise ValueError(
-                    f"prompt {row} holds {held} picture tokens, its {len(prompt.grid)} pictures "
-                    f"take up {taken}"
+                    f"prompt {row} holds {held} picture tokens, its {len(grid)} pictures take up "
+                    f"{taken}"
                 )
-        visual = [(prompt.ids == self.place).to(self.device) for prompt in prompts]
         # Any token will do where a picture is.
-        ids = self._ids([prompt.ids.masked_fill(prompt.ids == self.place, 0) for prompt in prompts])
+        ids = self._ids([row.masked_fill(at, 0) for row, at in zip(text, visual, strict=True)])
+        visual = [at.to(self.device) for at in visual]
         hidden = [self.embed(row) for row in ids]
-        grid = torch.cat([prompt.grid for prompt in prompts])
-        if len(grid):
-            pixels = torch.cat([prompt.pixels for prompt in prompts]).to(self.device)
-            seen = self.eyes(pixels, grid).to(hidden[0].dtype)
-            parts = seen.split([int(row.sum()) for row in visual])
-            for embedded, where, part in zip(hidden, visual, parts, strict=True):
-                embedded[where] = part
+        if shown:
+            pixels = torch.cat([prompt.pixels for prompt in shown]).to(self.device)
+            seen = self.eyes(pixels, torch.cat([prompt.grid for prompt in shown]))
+            parts = seen.to(hidden[0].dtype).split([int(at.sum()) for at in visual])
+            for embedded, at, part in zip(hidden, visual, parts, strict=True):
+                embedded[at] = part
         return reading(self.spec, ids, hidden, visual)
 
 

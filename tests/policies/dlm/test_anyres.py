@@ -18,12 +18,13 @@ def picture(height, width, seed=0):
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_the_pinpoint_that_wastes_least(height, width):
+@pytest.mark.parametrize("pinpoints", [PINPOINTS, PINPOINTS[::-1]])
+def test_the_pinpoint_that_wastes_least(height, width, pinpoints):
     """As transformers chooses for LLaVA-NeXT; sizes there are (height, width)."""
     library = pytest.importorskip("transformers.image_processing_utils")
-    turned = [(tall, wide) for wide, tall in PINPOINTS]
+    turned = [(tall, wide) for wide, tall in pinpoints]
     tall, wide = library.select_best_resolution((height, width), turned)
-    assert best_pinpoint(height, width, PINPOINTS) == (wide, tall)
+    assert best_pinpoint(height, width, pinpoints) == (wide, tall)
 
 
 def test_released_sizes():

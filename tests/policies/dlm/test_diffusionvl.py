@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from fastloop.accel.decoding import Canvas, Regime, SectionDiffusion, decode
 from fastloop.accel.decoding.commits.fixed_count import FixedCount
 from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.dlm.conformance import conformance, table
 from fastloop.policies.dlm.folder import load_language_model
 from fastloop.policies.dlm.grid import on_grid
 from fastloop.policies.vla.images import PatchConfig
@@ -272,3 +273,9 @@ def test_a_folder_without_the_towers_sizes(network, tied, tmp_path):
     (folder / "vision_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"vision_config\.json is missing"):
         load_language_model(folder)
+
+
+@pytest.mark.parametrize("prompts", [None, PROMPTS[1:]], ids=["text", "pictures"])
+def test_conformance(model, prompts):
+    checks = conformance(model, prompts)
+    assert all(check.passed for check in checks), table(checks)

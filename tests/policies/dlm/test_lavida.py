@@ -11,6 +11,7 @@ from fastloop.accel.decoding import Canvas, Regime, SectionDiffusion, decode
 from fastloop.accel.decoding.commits.shifted import Shifted
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.dlm.anyres import AnyRes
+from fastloop.policies.dlm.conformance import conformance, table
 from fastloop.policies.dlm.folder import load_language_model
 from fastloop.policies.dlm.lavida import PLACE
 from fastloop.policies.vla.prompt import Prompt
@@ -268,7 +269,7 @@ def test_pictures_are_seen_once(model, monkeypatch):
 def by_hand(model, kind, asked, canvas, counts):
     """The published loop, with the whole sequence under the prefix mask in every pass."""
     network = stock(kind).double()
-    shift, first = model.spec.logit_shift, len(asked.ids)
+    shift, first = (1 if kind == "llava_dream" else 0), len(asked.ids)
     ids = torch.where(canvas.given, canvas.tokens, MASK)
     mask = prefix_mask(first, len(ids))
     start = 0
@@ -330,6 +331,15 @@ def test_nothing_to_fill_in(model):
     decoded = decode(model, [PROMPTS[1]], canvas, SectionDiffusion(commit=Shifted()))
     assert torch.equal(decoded.tokens[0], canvas.tokens)
     assert decoded.network_evaluations == decoded.forwards["prefill"] == 1
+
+
+def test_prompts_of_token_ids(model):
+    """Where there is no picture, alone and beside one that has some."""
+    ids = PROMPTS[0].ids
+    expected = model.prefill([PROMPTS[0]], room=1).logits[0]
+    assert torch.equal(model.prefill([ids.tolist()], room=1).logits[0], expected)
+    beside = model.prefill([PROMPTS[1], ids], room=1)
+    assert (beside.logits[1] - expected).abs().max() < 1e-12
 
 
 def test_prompts_that_cannot_be_read(model):
@@ -400,3 +410,9 @@ def test_another_regime_is_refused(kind, tmp_path):
     (folder / "fastloop.json").write_text('{"regime": "full"}')
     with pytest.raises(CheckpointError, match="keeps no prompt"):
         load_language_model(folder)
+
+
+@pytest.mark.parametrize("prompts", [None, PROMPTS[1:]], ids=["text", "pictures"])
+def test_conformance(model, prompts):
+    checks = conformance(model, prompts)
+    assert all(check.passed for check in checks), table(checks)
