@@ -42,6 +42,7 @@ class HierarchicalDiffusion(SectionDiffusion):
 
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE_KV
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.BLOCK_CAUSAL, Regime.CAUSAL_CONTEXT})
+    refusal: ClassVar[str] = "nothing before the block stays right while it is written"
 
     def __post_init__(self) -> None:
         if self.part < 1:
@@ -77,7 +78,7 @@ class HierarchicalDiffusion(SectionDiffusion):
             values = sum(open_[first - start : last - start])
             if values:
                 writing.begin(first, last, values)
-                self._write(writing, passes, store, (start, end), (first, last))
+                self._write(writing, passes, store, (start, end), (first, last), values)
 
     def _write(
         self,
@@ -86,13 +87,14 @@ class HierarchicalDiffusion(SectionDiffusion):
         store: SlotStore,
         block: tuple[int, int],
         part: tuple[int, int],
+        values: int,
     ) -> None:
-        """Write the open slots of a part (start, end) of a block (start, end)."""
+        """Write the open slots, so many, of a part (start, end) of a block (start, end)."""
         answer, context, (first, last) = writing.answer, passes.context, part
         shift, device, length = answer.spec.logit_shift, answer.tokens.device, block[1] - block[0]
         on = torch.ones(len(answer.tokens), dtype=torch.bool, device=device)
         anew, span = on, block  # rows that read the whole block, and what the pass is over
-        while True:
+        for _ in range(values + self.commit.edits):
             slots = torch.arange(*span, device=device)
             inside = (slots >= first) & (slots < last)
             kept = on[:, None] & (anew[:, None] | inside)
@@ -110,8 +112,12 @@ class HierarchicalDiffusion(SectionDiffusion):
                 logits, row = torch.cat([context.logits[:, None], logits], 1), 0
             here = positions[:, first - span[0] : last - span[0]]
             on = writing.take(logits[:, row : row + last - first], here)
-            anew = on & (answer.tokens[:, first] == answer.spec.mask_id) & bool(shift)
+            anew = (answer.tokens[:, first] == answer.spec.mask_id) & bool(shift)
             more, again = passes.host(torch.stack([on.any(), anew.any()]))
             if not more:
                 return
             span = block if again else part
+        raise RuntimeError(
+            f"{self.commit} left slots {first} to {last} open after {values + self.commit.edits} "
+            "passes: each has to write at least one slot of a row"
+        )

@@ -82,6 +82,10 @@ class Streaming:
 
     exactness: ClassVar[Exactness] = Exactness.EXACT_KV
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.CAUSAL})
+    shifts: ClassVar[frozenset[int]] = frozenset({0, 1})
+    refusal: ClassVar[str] = (
+        "masks are read behind all that stands, which only a causal model sees as in training"
+    )
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -124,6 +128,12 @@ class Streaming:
             kept.update(lead for lead, span in told if span)
             stream.step(self.commit, told)
             told = stream.ahead(self.window)
+            done = passes.forwards["denoise"]
+            if done >= sum(answer.values) and any(lead < span for lead, span in told):
+                raise RuntimeError(
+                    f"{self.commit} left slots open after {done} passes: each has to write at "
+                    "least one slot of a row"
+                )
         values = rows * sum(answer.values)
         return Decoded.of(
             self.name, self.exactness, answer, passes,

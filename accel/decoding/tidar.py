@@ -50,6 +50,10 @@ class TiDAR:
 
     exactness: ClassVar[Exactness] = Exactness.LOSSLESS
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.CAUSAL_CONTEXT})
+    shifts: ClassVar[frozenset[int]] = frozenset({0, 1})
+    refusal: ClassVar[str] = (
+        "one pass has to draft a block that sees itself and to verify another causally"
+    )
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -215,3 +215,17 @@ def test_what_cannot_be_is_refused(toy):
         HierarchicalDiffusion(part=0)
     with pytest.raises(ValueError, match="cannot be right on a full model"):
         decode(toy.Model(Regime.FULL), [toy.prompt], toy.canvas(0), HierarchicalDiffusion())
+
+
+def test_a_policy_that_writes_nothing_is_found_out(toy):
+    class Never(Sequential):
+        def __call__(self, logits, tokens, unwritten):
+            return torch.zeros_like(unwritten)
+
+    with pytest.raises(RuntimeError, match=r"left slots .*open after"):
+        decode(
+            toy.Model(Regime.BLOCK_CAUSAL),
+            [toy.prompt],
+            toy.canvas(1),
+            HierarchicalDiffusion(commit=Never()),
+        )

@@ -256,3 +256,12 @@ def test_a_policy_may_bend_what_is_heard_and_refuse_a_canvas(toy):
     assert decode(model, [toy.prompt], canvas, driver).tokens[0].tolist() == [2] * 6
     with pytest.raises(ValueError, match="not so long"):
         decode(model, [toy.prompt], toy.canvas(0), driver)
+
+
+def test_a_policy_that_writes_nothing_is_found_out(toy):
+    class Never(Sequential):
+        def __call__(self, logits, tokens, unwritten):
+            return torch.zeros_like(unwritten)
+
+    with pytest.raises(RuntimeError, match=r"left slots .*open after"):
+        decode(toy.Model(Regime.CAUSAL), [toy.prompt], toy.canvas(1), Streaming(commit=Never()))
