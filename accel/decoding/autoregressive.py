@@ -33,6 +33,8 @@ class Autoregressive:
 
     exactness: ClassVar[Exactness] = Exactness.LOSSLESS
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.CAUSAL, Regime.CAUSAL_CONTEXT})
+    shifts: ClassVar[frozenset[int]] = frozenset({1})
+    refusal: ClassVar[str] = ""
 
     @property
     def name(self) -> str:

@@ -33,7 +33,6 @@ class CachedDiffusion:
     reads three numbers a pass.
 
     Attributes:
-        refusal: why no other regime.
         choice: which token stands in a slot.
         commit: which slots are written after a pass.
         cache: which keys are kept.
@@ -49,6 +48,7 @@ class CachedDiffusion:
     window: Window = field(default_factory=BlockWindow)
 
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.FULL, Regime.PREFIX_LM})
+    shifts: ClassVar[frozenset[int]] = frozenset({0, 1})
     refusal: ClassVar[str] = (
         "keys of what it has finished stay right, so none that are stale need be kept"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastloop.accel.decoding.denoise import SectionDiffusion
 from fastloop.accel.decoding.driver import Driver
 from fastloop.accel.decoding.model import ModelSpec, Regime
 from fastloop.accel.decoding.result import Exactness
@@ -30,20 +29,19 @@ def compose(spec: ModelSpec, driver: Driver, *, continued: bool = False) -> Exac
     """
     if spec.regime not in driver.regimes:
         raise ValueError(
-            f"{driver.name} cannot be right on a {spec.regime.value} model: {_WHY[spec.regime]}. "
+            f"{driver.name} cannot be right on a {spec.regime.value} model: "
+            f"{driver.refusal or _WHY[spec.regime]}. "
             f"It takes {sorted(regime.value for regime in driver.regimes)}"
         )
     if spec.logit_shift not in (0, 1):
         raise ValueError(
             f"logits speak of their own slot (0) or the next (1), not {spec.logit_shift}"
         )
-    if not isinstance(driver, SectionDiffusion) and spec.logit_shift != 1:
+    if spec.logit_shift not in driver.shifts:
         raise ValueError(
-            f"{driver.name} needs logits that speak of the next token (logit_shift 1), this "
-            "checkpoint's speak of their own"
+            f"{driver.name}, as configured, needs logits that speak of the next token "
+            "(logit_shift 1), this checkpoint's speak of their own"
         )
-    if isinstance(driver, SectionDiffusion) and driver.seed and spec.logit_shift != 1:
-        raise ValueError("seed needs logits that speak of the next token (logit_shift 1)")
     if continued and spec.regime in (Regime.FULL, Regime.PREFIX_LM):
         raise ValueError(
             f"nothing of an answer is kept by a {spec.regime.value} model, so nothing goes on or "

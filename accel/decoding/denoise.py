@@ -50,6 +50,12 @@ class SectionDiffusion:
 
     exactness: ClassVar[Exactness] = Exactness.EXACT_KV
     regimes: ClassVar[frozenset[Regime]] = frozenset(Regime) - {Regime.CAUSAL}
+    refusal: ClassVar[str] = ""
+
+    @property
+    def shifts(self) -> frozenset[int]:
+        """A seed is what the pass before says of the next token."""
+        return frozenset({1}) if self.seed else frozenset({0, 1})
 
     @property
     def name(self) -> str:

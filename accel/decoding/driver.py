@@ -20,12 +20,24 @@ class Driver(Protocol):
         name: in reports; ``none`` for token by token.
         exactness: what its answers equal.
         regimes: of the models that it is right for.
+        refusal: why not for others; "" where `compose` knows the reason.
+        shifts: `ModelSpec.logit_shift` that it can read.
         choice: which token stands in a slot.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-    exactness: ClassVar[Exactness]
     regimes: ClassVar[frozenset[Regime]]
+    refusal: ClassVar[str]
+
+    @property
+    def exactness(self) -> Exactness:
+        """See above."""
+        ...
+
+    @property
+    def shifts(self) -> frozenset[int]:
+        """See above."""
+        ...
 
     @property
     def name(self) -> str:

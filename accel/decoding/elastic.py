@@ -53,6 +53,7 @@ class Elastic(SectionDiffusion):
 
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE_KV
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.FULL})
+    refusal: ClassVar[str] = "its keys stay right, so none need be watched for drift"
 
     def __post_init__(self) -> None:
         if self.window < 1 or (self.refresh is not None and self.refresh < 1):

@@ -41,6 +41,9 @@ class FlashBlock(SectionDiffusion):
 
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE_KV
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.BLOCK_CAUSAL, Regime.CAUSAL_CONTEXT})
+    refusal: ClassVar[str] = (
+        "attention to the context may be kept only while the context stands still"
+    )
 
     @property
     def name(self) -> str:
@@ -93,7 +96,7 @@ class _Reader(Wrapped):
         length, stale = kv.length, self._stale(ids, kv.length)
         if stale is not None:
             self.looks += 1
-        outside, inside = mask.split([length, ids.shape[1]], 2)
+        outside, inside = torch.split(mask, [length, ids.shape[1]], 2)
         hidden, rotary = self.embed(ids), self.rotary(positions)
         for layer in range(self.layers):
             queries, keys, values = self.project(layer, hidden, rotary)

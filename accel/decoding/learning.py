@@ -137,7 +137,8 @@ def fit(
     width = hidden or slots
 
     def layer(outputs: int, inputs: int) -> torch.Tensor:
-        weights = torch.empty(outputs, inputs).uniform_(-1, 1, generator=random) / inputs**0.5
+        weights = torch.empty(outputs, inputs).uniform_(-1, 1, generator=random)
+        weights /= inputs**0.5
         return weights.requires_grad_()
 
     parameters = [layer(width, slots), torch.zeros(width, requires_grad=True),
@@ -155,7 +156,7 @@ def fit(
                 logits, right[used][unwritten[used]]
             )
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     with torch.no_grad():
         written = (network(certain[held]).sigmoid() >= 0.9) & unwritten[held]

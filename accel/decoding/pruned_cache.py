@@ -98,9 +98,8 @@ class PrunedCache(KVCache):
 
     def spread(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores (B, S) of the slots that later layers hold, as (B, S') of all."""
-        first, behind = scores.split(
-            [self.columns.shape[1], scores.shape[1] - self.columns.shape[1]], 1
-        )
+        held = self.columns.shape[1]
+        first, behind = scores[:, :held], scores[:, held:]
         none = scores.new_zeros(len(scores), self._cut)
         return torch.cat([none.scatter(1, self.columns, first), behind], 1)
 

@@ -47,6 +47,8 @@ class SelfSpeculative:
 
     exactness: ClassVar[Exactness] = Exactness.LOSSLESS
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.CAUSAL, Regime.CAUSAL_CONTEXT})
+    shifts: ClassVar[frozenset[int]] = frozenset({1})
+    refusal: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if self.window < 1:

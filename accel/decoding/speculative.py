@@ -49,6 +49,8 @@ class Speculative:
 
     exactness: ClassVar[Exactness] = Exactness.LOSSLESS
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.CAUSAL, Regime.CAUSAL_CONTEXT})
+    shifts: ClassVar[frozenset[int]] = frozenset({1})
+    refusal: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:

@@ -93,7 +93,8 @@ def load_vlm(
 
     Args:
         folder: see the module.
-        dtype: of the weights, one of `published.DTYPES`; "" for bfloat16 on a GPU and float32 elsewhere.
+        dtype: of the weights, one of `published.DTYPES`; "" for bfloat16 on a GPU and float32
+            elsewhere.
         device: torch device.
 
     Raises:
