@@ -14,6 +14,7 @@ from fastloop.policies.base import Policy
 from fastloop.policies.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from fastloop.policies.checkpoints.model import build_model
 from fastloop.policies.diffusion.policy import DiffusionPolicy
+from fastloop.policies.dlm.folder import is_language_model
 from fastloop.policies.driving.planners import PLANNERS, is_planner, make_planner
 from fastloop.policies.driving.whole_plans import WholePlans, waypoint_env
 from fastloop.policies.spec import EnvSpec, SpecMismatchError
@@ -73,7 +74,7 @@ def load_policy(
             raise ValueError(f"{checkpoint} is a planner and has no sampler: drop {dict(sampler)}")
         return make_planner(checkpoint, env=env, n_action_steps=n_action_steps)
     path = find_checkpoint(checkpoint)
-    if is_vlm(path):
+    if is_vlm(path) or is_language_model(path):
         return _load_vision_language(
             path, env=env, decoding=sampler or {}, n_action_steps=n_action_steps, device=device
         )

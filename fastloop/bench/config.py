@@ -67,14 +67,17 @@ class DecodeArmConfig:
     """One way to write an answer, in the words of `fastloop.policies.vla.decoding.DecodingConfig`.
 
     Attributes:
-        driver: `ar`, `jump_forward`, `denoise`, `self_speculative` or `scaffold_speculative`.
-        threshold: of `denoise`: the confidence from which on a token stands.
+        driver: such as `denoise`, `self_speculative` or `scaffold_speculative`; a wrong one is
+            answered with all that there are.
+        commit: of drivers that denoise: which slots are written after a pass.
+        threshold: of those that have one: the confidence from which on a token stands.
         temperature: 0 for the likeliest token.
         rollouts: answers that share all but their last section.
         selector: how they become one plan: `mean`, `medoid` or `feasible`.
     """
 
     driver: str = ""
+    commit: str = "confidence"
     threshold: float = 0.9
     temperature: float = 0.0
     rollouts: int = 1

@@ -125,7 +125,9 @@ def test_a_plan(folder):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("driver", sorted(set(DRIVERS) - {"ar", "denoise"}))
+@pytest.mark.parametrize(
+    "driver", ["jump_forward", "self_speculative", "scaffold_speculative", "tidar"]
+)
 def test_lossless_drivers_write_what_is_written_token_by_token(folder, driver, temperature):
     seen, keys = history(0, 1, 2), rng(0, 1, 2)
     plain = load(folder, driver="ar", temperature=temperature).plan(seen, rng=keys)
@@ -140,6 +142,24 @@ def test_denoising_is_its_own(folder):
     plan = load(folder, driver="denoise", threshold=0.5).plan(history(0, 1), rng=rng(0, 1))
     assert plan.actions.shape == (2, 20, 2)
     assert not plan.report.exact
+
+
+WAYS = {"denoise", "hierarchical", "ar", "jump_forward", "tidar", "self_speculative",
+        "scaffold_speculative"}  # fmt: skip
+
+
+@pytest.mark.parametrize("driver", sorted(WAYS))
+@pytest.mark.parametrize("commit", ["confidence", "credit"])
+def test_every_way_of_writing_writes(folder, driver, commit):
+    plan = load(folder, driver=driver, commit=commit).plan(history(0, 1), rng=rng(0, 1))
+    assert plan.actions.isfinite().all()
+    assert all(list(json.loads(text)) for text in plan.text), "read, not fallen back from"
+
+
+@pytest.mark.parametrize("driver", sorted(set(DRIVERS) - WAYS))
+def test_every_other_way_says_why_not(folder, driver):
+    with pytest.raises(ValueError, match="cannot be right on a causal_context model: "):
+        load(folder, driver=driver)
 
 
 def test_an_environment_does_not_depend_on_the_others(folder):
@@ -233,7 +253,9 @@ def test_through_load_policy(folder):
     plan = wrapped.plan(history(0), rng=rng(0))
     assert plan.actions.shape == (1, 51, 41)
     assert plan.candidates.shape == (1, 2, 51, 41)
-    with pytest.raises(ValueError, match=r"unknown decoding fields \['steps'\]; have \['driver'"):
+    with pytest.raises(
+        ValueError, match=r"unknown decoding fields \['steps'\]; have \['commit', 'driver'"
+    ):
         load_policy(folder, env=ENV, sampler={"steps": 3})
     with pytest.raises(ValueError, match="give env="):
         load_policy(folder)
