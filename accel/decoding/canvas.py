@@ -79,8 +79,8 @@ class Canvas:
         """Nothing given, blocks of one size, every token allowed but `banned` (the mask id)."""
         allowed = torch.ones(1, vocab, dtype=torch.bool)
         allowed[:, list(banned)] = False
-        zeros = torch.zeros(slots, dtype=torch.int64)
+        tokens, section, kind = torch.zeros(3, slots, dtype=torch.int64)
         return cls(
-            tokens=zeros, given=torch.zeros(slots, dtype=torch.bool),
-            block=torch.arange(slots) // block_size, section=zeros, kind=zeros, allowed=allowed,
+            tokens=tokens, given=torch.zeros(slots, dtype=torch.bool),
+            block=torch.arange(slots) // block_size, section=section, kind=kind, allowed=allowed,
         )  # fmt: skip

@@ -38,7 +38,7 @@ class SectionDiffusion:
         commit: which slots are written after a pass.
         seed: write the first slot of a block from the pass before the block, before any over it
             (Fast-dVLM, Fast-dLLM v2); without it that slot has to be as sure as all others
-            (Fast-dDrive). For models that say the next token.
+            (Fast-dDrive). For models that say the next token and keep what they have written.
         truncate: cut the answer where an end is written or predicted (`Truncation`). For models
             that read all of an answer in each pass.
     """
@@ -79,6 +79,11 @@ class SectionDiffusion:
         """
         regime = model.spec.regime
         kept = regime in (Regime.CAUSAL_CONTEXT, Regime.BLOCK_CAUSAL)
+        if self.seed and not kept:
+            raise ValueError(
+                f"nothing of an answer is kept by a {regime.value} model, so no pass before a block "
+                "says its first token; decode without seed"
+            )
         if self.truncate and kept:
             raise ValueError(
                 f"a {regime.value} model never reads behind the block with the end, so there is "

@@ -363,3 +363,9 @@ def test_a_policy_that_writes_nothing_is_found_out(toy):
 
     with pytest.raises(RuntimeError, match="at least one slot"):
         decode(toy.Model(), [toy.prompt], toy.canvas(0), SectionDiffusion(commit=Idle()))
+
+
+@pytest.mark.parametrize("regime", [Regime.FULL, Regime.PREFIX_LM])
+def test_a_seed_needs_a_pass_before_each_block(toy, regime):
+    with pytest.raises(ValueError, match="decode without seed"):
+        decode(toy.Model(regime), [toy.prompt], toy.canvas(1), SectionDiffusion(seed=True))
