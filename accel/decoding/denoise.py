@@ -81,7 +81,7 @@ class SectionDiffusion:
         kept = regime in (Regime.CAUSAL_CONTEXT, Regime.BLOCK_CAUSAL)
         if self.seed and not kept:
             raise ValueError(
-                f"nothing of an answer is kept by a {regime.value} model, so no pass before a block "
+                f"a {regime.value} model keeps nothing of an answer, so no pass before a block "
                 "says its first token; decode without seed"
             )
         if self.truncate and kept:
