@@ -1,5 +1,7 @@
 """How many passes and slots each cache takes, in closed form: P 8, n 16, a slot a pass."""
 
+from itertools import zip_longest
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from fastloop.accel.decoding.caches import (
     DualCache,
     NoCache,
     PrefixCache,
+    Progress,
     VicinityCache,
     WindowDiffusion,
 )
@@ -83,24 +86,57 @@ def test_window_diffusion(toy):
     assert fed(toy, WindowDiffusion(4, 8, 4), Sequential()) == expected
 
 
-def test_window_diffusion_sees_less(toy):
-    """Keys behind the buffer are not even handed to attention."""
+@pytest.mark.parametrize("scaffold", [False, True])
+def test_window_diffusion_sees_less(toy, scaffold):
+    """Masks behind the buffer are hidden, and not even handed to attention; what is given is not.
+
+    Here the last slot may be given.
+    """
     model, seen = toy.Model(Regime.FULL, seed=2, logit_shift=0), []
     forward = model.forward
     model.forward = lambda *args, **kwargs: (
-        seen.append(kwargs["mask"].shape[2]), forward(*args, **kwargs)
-    )[1]  # fmt: skip
+        seen.append((kwargs["mask"].shape[2], int(kwargs["mask"][0, 0].sum()))),
+        forward(*args, **kwargs),
+    )[1]
     context = model.prefill([list(range(PROMPT))], room=SLOTS)
     canvas = Canvas.free(SLOTS, toy.VOCAB, block_size=SLOTS)
+    canvas.given[-1] = scaffold
     driver = CachedDiffusion(commit=Sequential(), cache=WindowDiffusion(2, 5, 4))
     driver.decode(model, context, canvas)
-    assert seen == [min(ALL, PROMPT + t + 5) if t % 4 else ALL for t in range(SLOTS)]
+    values = SLOTS - scaffold
+    looked = [PROMPT + min(values, t + 5) + scaffold if t % 4 else ALL for t in range(values)]
+    assert [some for _, some in seen] == looked
+    if not scaffold:
+        assert [width for width, _ in seen] == looked
 
 
 def test_dkv_greedy(toy):
     # The next slot, up to 4 open neighbors, and the one just written.
     expected = [1 + min(4, SLOTS - t - 1) + 1 if t % 2 else ALL for t in range(SLOTS)]
     assert fed(toy, DKVGreedy(2, 4), Confidence(0.0)) == expected
+
+
+def test_dkv_greedy_takes_neighbors_from_left_and_right_by_turns():
+    random = torch.Generator().manual_seed(0)
+    for neighbors in range(6):
+        cache = DKVGreedy(10, neighbors)
+        open_ = torch.rand(8, 20, generator=random) < 0.4
+        open_[:, 7] = True
+        progress = Progress(8, 0, 20, "cpu")
+        none = torch.zeros(8, dtype=torch.bool)
+        progress.look(open_, torch.ones_like(open_), none)
+        progress.passed(torch.zeros_like(open_))
+        progress.look(open_, torch.ones_like(open_), none)
+        plan = cache(progress)
+        for row in range(8):
+            (following,) = plan.writable[row].nonzero().flatten().tolist()
+            masks = open_[row].nonzero().flatten().tolist()
+            left = [slot for slot in masks if slot < following][::-1]
+            right = [slot for slot in masks if slot > following]
+            turns = [slot for both in zip_longest(left, right) for slot in both if slot is not None]
+            expected = sorted([following, *turns[:neighbors]])
+            assert plan.queried[row].nonzero().flatten().tolist() == expected
+            assert cache.order(20)[following] == cache.order(20)[masks].max()
 
 
 def test_vicinity(toy):
