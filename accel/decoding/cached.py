@@ -79,7 +79,12 @@ class CachedDiffusion:
         continued: bool = True,
         debug: bool = False,
     ) -> Decoded:
-        """See `driver.Driver`; the context stays as it was."""
+        """See `driver.Driver`; the context stays as it was.
+
+        Raises:
+            ValueError: when the commit policy is not made for this model or canvas.
+            RuntimeError: when it leaves all open slots open.
+        """
         spec = model.spec
         canvas = self.window.cut(canvas)
         self.commit.check(spec, canvas)
@@ -96,6 +101,11 @@ class CachedDiffusion:
             span, widest, extent = passes.host(state.plan(plan.queried, plan.seen, writable))
             if not widest:
                 break
+            if passes.forwards["denoise"] == sum(answer.values):
+                raise RuntimeError(
+                    f"{self.commit} left slots open after {sum(answer.values)} passes: each has to "
+                    "write at least one slot of a row"
+                )
             start, end = state.spans[span]
             if span != current:
                 commit, current = self.commit.begin(sum(answer.values[start:end])), span

@@ -439,6 +439,16 @@ def test_a_filter_for_blocks_needs_blocks(toy):
     assert not model.calls
 
 
+def test_a_policy_that_writes_nothing_is_found_out(toy):
+    class Idle(Confidence):
+        def __call__(self, logits, tokens, unwritten):
+            return torch.zeros_like(unwritten)
+
+    canvas = Canvas.free(6, toy.VOCAB, block_size=3)
+    with pytest.raises(RuntimeError, match="open after 6 passes"):
+        decode(toy.Model(Regime.FULL), [toy.prompt], canvas, CachedDiffusion(commit=Idle()))
+
+
 def test_policies_that_edit_are_refused():
     class Editing(Confidence):
         edits = 2
