@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.commits.commit import Commit, confidence, leading
@@ -16,8 +12,6 @@ from fastloop.accel.decoding.model import ModelSpec
 from fastloop.accel.decoding.windows import blocks
 
 __all__ = ["BlockFilter", "Calibration", "Learned", "certainty"]
-
-FORMAT = "fastloop block filter 1"
 
 
 @dataclass(frozen=True)
@@ -76,34 +70,6 @@ class BlockFilter:
         hidden = certain.float() @ self.hidden_weight.to(certain.device).T
         hidden = (hidden + self.hidden_bias.to(certain.device)).relu()
         return hidden @ self.weight.to(certain.device).T + self.bias.to(certain.device)
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, with the calibration as metadata."""
-        names = ("hidden_weight", "hidden_bias", "weight", "bias")
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in names}
-        facts = {"format": FORMAT, "calibration": json.dumps(asdict(self.calibration))}
-        save_file(tensors, path, metadata=facts)
-
-    @classmethod
-    def load(cls, path: str | Path) -> BlockFilter:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: when the file is missing, damaged, or holds something else.
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read as safetensors ({error})") from error
-        if facts.get("format") != FORMAT:
-            raise ValueError(f"{path} holds no filter: its format is {facts.get('format')!r}, "
-                             f"expected {FORMAT!r}; make one with `fit`")  # fmt: skip
-        try:
-            return cls(Calibration(**json.loads(facts["calibration"])), **tensors)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} holds a damaged filter ({error})") from error
 
 
 @dataclass(frozen=True)
