@@ -42,6 +42,8 @@ class Decoded:
         forwards: passes of all rows in lock step, by phase (`passes.PHASES`).
         drafted, accepted: tokens proposed and taken without a pass of their own, of all rows.
         accepted_a_cycle: how many cycles of a row accepted so many slots, given ones included.
+        tokens_fed: slots of a row that went through the model after the prompt was read, over all
+            passes; of a model that reads the prompt again, its slots too.
         forked: branches of a shared prefix.
         host_syncs: times that the host waited for the device.
         kv_bytes: keys and values that were held in the end.
@@ -61,6 +63,7 @@ class Decoded:
     drafted: int = 0
     accepted: int = 0
     accepted_a_cycle: Counter[int] = field(default_factory=Counter)
+    tokens_fed: int = 0
     forked: int = 0
     host_syncs: int = 0
     kv_bytes: int = 0
@@ -86,8 +89,9 @@ class Decoded:
         passes.check(tokens)
         return cls(
             name, exactness, tokens, sum(answer.values), dict(passes.forwards), drafted, accepted,
-            cycles or Counter(), 0, passes.host_syncs, passes.context.kv.bytes, passes.stage_ms(),
-            step_map, None if step_map is None else answer.tokens,
+            cycles or Counter(), passes.tokens_fed, host_syncs=passes.host_syncs,
+            kv_bytes=passes.context.kv.bytes, stage_ms=passes.stage_ms(), step_map=step_map,
+            written=None if step_map is None else answer.tokens,
         )  # fmt: skip
 
     @property
@@ -116,6 +120,7 @@ class Decoded:
             drafted=first.drafted + self.drafted,
             accepted=first.accepted + self.accepted,
             accepted_a_cycle=first.accepted_a_cycle + self.accepted_a_cycle,
+            tokens_fed=first.tokens_fed + self.tokens_fed,
             forked=first.forked + self.forked,
             host_syncs=first.host_syncs + self.host_syncs,
             stage_ms=dict(Counter(first.stage_ms) + Counter(self.stage_ms)),

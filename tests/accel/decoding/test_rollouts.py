@@ -47,6 +47,8 @@ def test_branches_equal_runs_of_their_own(toy, driver):
     assert together.report().forked == 4
     assert together.values == canvas.values
     assert together.forwards["prefill"] == 1
+    after_the_prompt = model.calls[: together.network_evaluations - 1]  # those of the first run
+    assert together.tokens_fed == sum(after_the_prompt)
 
 
 @pytest.mark.parametrize("driver", DRIVERS, ids=lambda d: f"{d}"[:40])
