@@ -231,7 +231,8 @@ def _scores(
 ) -> torch.Tensor:
     """(B, Hk, Hq / Hk, Q, S), -inf where the mask is False."""
     wide = torch.promote_types(queries.dtype, torch.float32)
-    grouped = queries.to(wide).unflatten(1, (keys.shape[1], -1))  # type: ignore[no-untyped-call]
+    rows, _, asked, width = queries.shape
+    grouped = queries.to(wide).reshape(rows, keys.shape[1], -1, asked, width)
     scores: torch.Tensor = scale * grouped @ keys.to(wide)[:, :, None].transpose(-1, -2)
     return scores.masked_fill(~mask[:, None, None], -math.inf)
 

@@ -156,7 +156,7 @@ def fit(
                 logits, right[used][unwritten[used]]
             )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             optimizer.step()
     with torch.no_grad():
         written = (network(certain[held]).sigmoid() >= 0.9) & unwritten[held]

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.kv import KVCache
-from fastloop.accel.decoding.layered import Reading, layers_of, prefilled
+from fastloop.accel.decoding.layered import Reading, layers_of, prefilled, without_padding
 from fastloop.accel.decoding.model import ModelSpec, Regime
 
 __all__ = ["Decoder", "prompt_mask", "reading"]
@@ -126,10 +126,7 @@ class Decoder:
         Returns:
             logits (B, Q, V), at least float32.
         """
-        if self.spec.regime is Regime.FULL:
-            new = mask[:, :, -ids.shape[1] :] & (positions >= 0)[:, None]
-            kept = mask[:, :, : -ids.shape[1]].expand(len(new), -1, -1)
-            mask = torch.cat([kept, new], 2)
+        mask = without_padding(self.spec, positions, mask)
         hidden = layers_of(self, range(self.layers), self.embed(ids), positions, mask, kv)
         return self.head(hidden)
 
