@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fastloop.accel.decoding.choose import Choice, Greedy, Gumbel
-from fastloop.accel.decoding.model import LanguageModel
+from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.rollouts import decode, rollouts
 from fastloop.accel.report import AccelReport
 from fastloop.policies.base import Budget, Plan
@@ -274,6 +274,11 @@ def _read(
     if not isinstance(model, Pictured):
         raise CheckpointError(f"{folder} holds a model of text, which is shown no pictures")
     spec = model.spec
+    if spec.regime is Regime.BLOCK_CAUSAL:
+        raise CheckpointError(
+            f"{folder} holds a {spec.regime.value} model, whose blocks begin with the prompt, not "
+            "with the answer: planners do not write so; decode it with fastloop.policies.dlm.grid"
+        )
     released = {"regime": spec.regime.value, "mask_id": spec.mask_id, "stop_id": spec.stop_id}
     described = read_json(folder / "config.json")
     told = read_manifest(folder, described, spec.vocab, released=released)

@@ -12,8 +12,11 @@ from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.dlm.conformance import conformance, table
 from fastloop.policies.dlm.folder import load_language_model
 from fastloop.policies.dlm.grid import on_grid
+from fastloop.policies.driving.whole_plans import waypoint_env
+from fastloop.policies.load import load_policy
 from fastloop.policies.vla.images import PatchConfig
 from fastloop.policies.vla.prompt import Prompt
+from fastloop.sims.toy_road import ToyRoad
 
 transformers = pytest.importorskip(
     "transformers", reason="vision-language models are those of transformers (extra vla)"
@@ -279,3 +282,9 @@ def test_a_folder_without_the_towers_sizes(network, tied, tmp_path):
 def test_conformance(model, prompts):
     checks = conformance(model, prompts)
     assert all(check.passed for check in checks), table(checks)
+
+
+def test_it_is_no_planner_whose_blocks_would_be_off_its_grid(folder):
+    env = waypoint_env(ToyRoad().env_spec)
+    with pytest.raises(CheckpointError, match="blocks begin with the prompt"):
+        load_policy(folder, env=env)
