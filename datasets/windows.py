@@ -21,7 +21,9 @@ class Windows:
     """Every tick of every demonstration as a training sample.
 
     The sample of tick t holds the observations of ticks t-O+1 .. t and the actions of ticks
-    t-O+1 .. t-O+T, as Diffusion Policy (Chi et al. 2023) cuts them; before an episode's first tick
+    t-O+1 .. t-O+T, as Diffusion Policy (Chi et al. 2023) cuts them; with `lags`, the observations
+    and past actions that lie as many ticks back, and the others from t on, tick by tick, as PTP
+    (Torne et al. 2025) does; before an episode's first tick
     the first frame is repeated, after its last tick the last action. Images that are
     `LazyFrames` are read for each sample, everything else is held in memory; what is given in half
     precision is held so, too.
@@ -33,6 +35,7 @@ class Windows:
         n_obs_steps, horizon: O and T.
         stride: ticks between the frames of a sample, and between its actions; above 1 for a policy
             that is slower than the recording.
+        lags: ticks (times `stride`) back of the O frames, oldest first; by default O-1 .. 0.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Windows:
         n_obs_steps: int,
         horizon: int,
         stride: int = 1,
+        lags: Sequence[int] | None = None,
     ) -> None:
         ends = torch.as_tensor(np.asarray(episode_ends, dtype=np.int64))
         starts = torch.cat([ends.new_zeros(1), ends[:-1]])
@@ -63,8 +67,9 @@ class Windows:
         self.actions = _tensor(np.asarray(actions, dtype=np.float32))
         self.first = starts.repeat_interleave(lengths)
         self.last = (ends - 1).repeat_interleave(lengths)
-        self.past = stride * (torch.arange(n_obs_steps) - (n_obs_steps - 1))
-        self.chunk = stride * (torch.arange(horizon) - (n_obs_steps - 1))
+        back = lags or range(n_obs_steps - 1, -1, -1)
+        self.past = -stride * torch.tensor(back)
+        self.chunk = torch.cat([self.past[:-1], stride * torch.arange(horizon)])[:horizon]
 
     @classmethod
     def of(
@@ -75,6 +80,7 @@ class Windows:
         n_obs_steps: int,
         horizon: int,
         stride: int = 1,
+        lags: Sequence[int] | None = None,
     ) -> Self:
         """The windows of some demonstrations, with the observations `keys`.
 
@@ -104,6 +110,7 @@ class Windows:
             n_obs_steps=n_obs_steps,
             horizon=horizon,
             stride=stride,
+            lags=lags,
         )
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["EpisodeHistory", "Frame", "History"]
+__all__ = ["EpisodeHistory", "Executed", "Frame", "History", "Underway"]
 
 
 @dataclass
@@ -27,6 +27,34 @@ class Frame:
     memo: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Underway:
+    """The plan that is being executed.
+
+    Attributes:
+        tick: of its first action.
+        actions: (T, A).
+    """
+
+    tick: int
+    actions: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What was really done at P moments of the past, in B environments.
+
+    Attributes:
+        actions: (B, P, A); 0 where nothing was done yet.
+        known: (B, P) whether something was done.
+        overridden: (B, P, A) elements that were not what the policy had planned.
+    """
+
+    actions: torch.Tensor
+    known: torch.Tensor
+    overridden: torch.Tensor
+
+
 class EpisodeHistory:
     """The last frames and executed actions of one environment's episode.
 
@@ -37,6 +65,8 @@ class EpisodeHistory:
     def __init__(self, length: int) -> None:
         self.frames: deque[Frame] = deque(maxlen=length)
         self.actions: deque[torch.Tensor] = deque(maxlen=length)
+        self.overridden: deque[torch.Tensor] = deque(maxlen=length)
+        self.underway: Underway | None = None
         self.tick = -1
 
     def observe(self, observation: Mapping[str, torch.Tensor | np.ndarray]) -> None:
@@ -48,9 +78,21 @@ class EpisodeHistory:
         self.frames.append(Frame(values))
         self.tick += 1
 
-    def acted(self, action: torch.Tensor) -> None:
-        """Record the action (A,) that was really executed at the current tick."""
+    def planned(self, actions: torch.Tensor, *, late: int = 0) -> None:
+        """Record the plan (T, A) that is executed from now on; it was made `late` ticks ago."""
+        self.underway = Underway(self.tick - late, actions)
+
+    def acted(self, action: torch.Tensor, *, overridden: torch.Tensor | None = None) -> None:
+        """Record the action (A,) that was really executed at the current tick.
+
+        Args:
+            action: as executed.
+            overridden: (A,) bool: the elements that somebody else decided, a safety layer for
+                instance; by default none.
+        """
         self.actions.append(action)
+        none = torch.zeros(action.shape, dtype=torch.bool, device=action.device)
+        self.overridden.append(none if overridden is None else overridden)
 
 
 @dataclass(frozen=True)
@@ -62,30 +104,59 @@ class History:
             is repeated.
         actions: B rows of the actions executed so far, oldest first, at most as many as kept.
         ticks: (B,) int64 tick of the newest frame.
+        overridden: beside `actions`, (A,) bool each: the elements that somebody else decided.
+        underway: B plans in execution; None before an episode's first.
     """
 
     frames: tuple[tuple[Frame, ...], ...]
     actions: tuple[tuple[torch.Tensor, ...], ...]
     ticks: torch.Tensor
+    overridden: tuple[tuple[torch.Tensor, ...], ...] = ()
+    underway: tuple[Underway | None, ...] = ()
 
     @classmethod
-    def stack(cls, episodes: Sequence[EpisodeHistory], n_obs_steps: int) -> History:
-        """Batch the newest `n_obs_steps` frames of each episode.
+    def stack(cls, episodes: Sequence[EpisodeHistory], lags: Sequence[int]) -> History:
+        """Batch the frames that lie `lags` ticks back in each episode.
 
         Raises:
-            ValueError: when an episode has seen no observation yet.
+            ValueError: when an episode has seen no observation yet, or forgets too soon.
         """
         if any(not episode.frames for episode in episodes):
             raise ValueError("an episode was asked for a plan before its first observation")
         rows = []
         for episode in episodes:
-            recent = list(episode.frames)[-n_obs_steps:]
-            rows.append(tuple([recent[0]] * (n_obs_steps - len(recent)) + recent))
+            kept = episode.frames.maxlen or 0
+            if kept <= max(lags):
+                raise ValueError(
+                    f"a frame {max(lags)} ticks back was asked for; the history keeps {kept} frames"
+                )
+            newest = len(episode.frames) - 1
+            rows.append(tuple(episode.frames[max(newest - lag, 0)] for lag in lags))
         return cls(
             frames=tuple(rows),
             actions=tuple(tuple(episode.actions) for episode in episodes),
             ticks=torch.tensor([episode.tick for episode in episodes]),
+            overridden=tuple(tuple(episode.overridden) for episode in episodes),
+            underway=tuple(episode.underway for episode in episodes),
         )
+
+    def executed(self, lags: Sequence[int], dim: int) -> Executed:
+        """What was really done `lags` ticks (each at least 1) ago.
+
+        Args:
+            lags: P of them.
+            dim: A.
+        """
+        shape = (len(self), len(lags), dim)
+        actions, overridden = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
+        known = torch.zeros(shape[:2], dtype=torch.bool)
+        for row, done in enumerate(self.actions):
+            for place, lag in enumerate(lags):
+                if lag <= len(done):
+                    known[row, place] = True
+                    actions[row, place] = done[-lag]
+                    overridden[row, place] = self.overridden[row][-lag]
+        return Executed(actions, known, overridden)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -35,10 +35,10 @@ def example_history(spec: PolicySpec, batch: int = 1) -> History:
     """A valid history of `batch` environments whose observations are all in range."""
     episodes = []
     for _ in range(batch):
-        episode = EpisodeHistory(spec.n_obs_steps)
+        episode = EpisodeHistory(1 + spec.lags[0])
         episode.observe({key: _example(value) for key, value in spec.inputs.items()})
         episodes.append(episode)
-    return History.stack(episodes, spec.n_obs_steps)
+    return History.stack(episodes, spec.lags)
 
 
 def _example(spec: TensorSpec) -> torch.Tensor:

@@ -57,7 +57,8 @@ class Session:
             self.chunks.append(self.chunking.start())
 
     def _fresh_history(self) -> EpisodeHistory:
-        return EpisodeHistory(max(self.policy.spec.n_obs_steps, self.policy.spec.horizon))
+        spec = self.policy.spec
+        return EpisodeHistory(max(1 + spec.lags[0], spec.horizon))
 
     def begin(self, env: int, episode: int) -> None:
         """Start `episode` (its number keys the noise) in environment `env`, forgetting the last."""
@@ -80,13 +81,14 @@ class Session:
             a plan whose row i belongs to ``envs[i]``; rows beyond are padding.
         """
         rows = list(envs) + [envs[0]] * max(0, self.plan_batch - len(envs))
-        history = History.stack([self.histories[e] for e in rows], self.policy.spec.n_obs_steps)
+        history = History.stack([self.histories[e] for e in rows], self.policy.spec.lags)
         rng = Rng.for_envs(self.seed, [self.episodes[e] for e in rows], history.ticks.tolist())
         return self.policy.plan(history, rng=rng, budget=budget)
 
     def install(self, env: int, actions: torch.Tensor, *, late: int = 0) -> None:
         """Execute `actions` (T, A) in environment `env`; its first `late` ticks have passed."""
         self.chunks[env].install(actions, late=late)
+        self.histories[env].planned(actions, late=late)
 
     def act(self, env: int) -> torch.Tensor:
         """The action (A,) of this tick of environment `env`, consumed and recorded."""

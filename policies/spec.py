@@ -76,6 +76,8 @@ class PolicySpec:
         horizon: T, actions that its network predicts, the past ones included.
         n_action_steps: actions executed before it plans again.
         control_hz: actions a second.
+        lags: ticks back of each of the O frames, oldest first, the last 0; its O-1 past actions lie
+            at the others. By default the frames of the last O ticks.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -84,6 +86,7 @@ class PolicySpec:
     horizon: int
     n_action_steps: int
     control_hz: float
+    lags: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.n_obs_steps, self.n_action_steps, self.control_hz) <= 0:
@@ -96,6 +99,12 @@ class PolicySpec:
                 f"{self.n_action_steps} action steps after {self.n_obs_steps - 1} past ones do not "
                 f"fit a horizon of {self.horizon}"
             )
+        lags = tuple(self.lags) or tuple(reversed(range(self.n_obs_steps)))
+        if len(lags) != self.n_obs_steps or lags[-1] != 0 or sorted(set(lags))[::-1] != list(lags):
+            raise ValueError(
+                f"the lags of {self.n_obs_steps} frames must fall to 0, the newest; got {lags}"
+            )
+        object.__setattr__(self, "lags", lags)
 
 
 @dataclass(frozen=True)

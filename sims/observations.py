@@ -28,7 +28,7 @@ def visited_observations(sim: Sim, policy: Policy, seeds: Sequence[int]) -> Hist
     episodes = [
         _after(sim, policy, seed, chunks=index % SPREAD) for index, seed in enumerate(seeds)
     ]
-    return History.stack(episodes, policy.spec.n_obs_steps)
+    return History.stack(episodes, policy.spec.lags)
 
 
 def _after(sim: Sim, policy: Policy, seed: int, chunks: int) -> EpisodeHistory:

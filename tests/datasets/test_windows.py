@@ -45,6 +45,18 @@ def test_ends_are_padded_with_what_is_nearest(tick, seen, done):
     assert (-sample["action"][0, :, 0]).tolist() == done
 
 
+def test_frames_and_past_actions_lie_lags_apart_and_the_future_tick_by_tick():
+    windows = Windows.of(
+        demonstrations([30]), ["state"], n_obs_steps=3, horizon=6, lags=(20, 10, 0)
+    )
+    sample = windows.gather(torch.tensor([25, 14]))
+    assert sample["state"][:, :, 0].tolist() == [[5, 15, 25], [0, 4, 14]]
+    assert (-sample["action"][:, :, 0]).tolist() == [
+        [5, 15, 25, 26, 27, 28],
+        [0, 4, 14, 15, 16, 17],
+    ]
+
+
 @given(lengths=LENGTHS, n_obs_steps=st.integers(1, 4), horizon=st.integers(1, 9))
 def test_every_window_is_the_one_cut_by_hand(lengths, n_obs_steps, horizon):
     windows = cut(lengths, n_obs_steps, horizon)

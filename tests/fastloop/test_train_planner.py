@@ -62,7 +62,7 @@ def test_what_was_trained_plans_whole_plans(trained):
     assert policy.spec.n_action_steps == 5, "half a second"
     episode = EpisodeHistory(1)
     episode.observe(sim.reset(seed=7)[0])
-    plan = policy.plan(History.stack([episode], 1), rng=Rng.for_envs(0, [0], [0])).actions
+    plan = policy.plan(History.stack([episode], [0]), rng=Rng.for_envs(0, [0], [0])).actions
     assert plan.shape == (1, 51, 41)
     assert plan.isfinite().all()
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]

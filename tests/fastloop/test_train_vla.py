@@ -76,7 +76,7 @@ def test_what_was_trained_plans_and_says_why(trained):
     assert isinstance(policy, WholePlans)
     episode = EpisodeHistory(1)
     episode.observe(sim.reset(seed=7)[0])
-    plan = policy.plan(History.stack([episode], 1), rng=Rng.for_envs(0, [0], [0]))
+    plan = policy.plan(History.stack([episode], [0]), rng=Rng.for_envs(0, [0], [0]))
     assert plan.actions.shape == (1, 51, 41)
     assert plan.actions.isfinite().all()
     sections = ["critical_objects", "explanation", "future_meta_behavior", "trajectory"]

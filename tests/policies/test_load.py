@@ -45,7 +45,7 @@ def env(dim=2, hz=20.0):
 def plan(policy, observe):
     history = EpisodeHistory(2)
     history.observe(observe(policy, 0))
-    return policy.plan(History.stack([history], 2), rng=Rng.for_envs(0, [0], [0])).actions
+    return policy.plan(History.stack([history], [1, 0]), rng=Rng.for_envs(0, [0], [0])).actions
 
 
 def test_a_saved_policy_plans_as_before(policy, checkpoint, observe, tmp_path):

@@ -28,7 +28,7 @@ def test_each_is_where_the_policy_goes_in_its_chunks(homing):
         ended = False
         for _ in range(row % 6):
             rng = Rng.for_envs(0, [seed], [episode.tick])
-            plan = policy.plan(History.stack([episode], policy.spec.n_obs_steps), rng=rng)
+            plan = policy.plan(History.stack([episode], policy.spec.lags), rng=rng)
             for action in plan.actions[0, : policy.spec.n_action_steps]:
                 if ended:
                     break

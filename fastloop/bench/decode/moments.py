@@ -75,7 +75,7 @@ def _drive(sim: Sim, policy: Policy, seed: int) -> Iterator[History]:
     while True:
         session.observe(0, {key: seen[key] for key in policy.spec.inputs})
         if session.due(0):
-            yield History.stack(session.histories, 1)
+            yield History.stack(session.histories, [0])
             session.install(0, session.plan([0]).actions[0])
         seen, _, terminated, truncated, _ = sim.step(session.act(0).numpy())
         if terminated or truncated:
@@ -104,6 +104,6 @@ def recorded(plans: Plans, keys: Iterable[str], moments: int) -> list[Moment]:
         sample = plans.gather(torch.tensor([place]))
         episode = EpisodeHistory(1)
         episode.observe({key: sample[key][0, 0] for key in keys})
-        history = History.stack([episode], 1)
+        history = History.stack([episode], [0])
         found.append(Moment(history, int(plans.first[place]), sample["action"][0]))
     return found

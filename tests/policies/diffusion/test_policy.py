@@ -25,7 +25,7 @@ def plan(observe):
             for tick in range(3):
                 history.observe(observe(policy, 10 * episode + tick))
             histories.append(history)
-        batch = History.stack(histories, policy.spec.n_obs_steps)
+        batch = History.stack(histories, policy.spec.lags)
         return policy.plan(batch, rng=Rng.for_envs(0, episodes, batch.ticks.tolist()))
 
     return decide
@@ -92,7 +92,7 @@ def test_observations_and_noise_both_matter(diffusion_policy, observe):
         history = EpisodeHistory(2)
         history.observe(observe(policy, seed))
         rng = Rng.for_envs(0, [episode], [0])
-        plans.append(policy.plan(History.stack([history], 2), rng=rng).actions)
+        plans.append(policy.plan(History.stack([history], [1, 0]), rng=rng).actions)
     assert not torch.equal(plans[0], plans[1])
     assert not torch.equal(plans[0], plans[2])
 
@@ -101,7 +101,7 @@ def test_observations_of_other_precision_are_taken(diffusion_policy, plan, obser
     policy = diffusion_policy()
     history = EpisodeHistory(2)
     history.observe({key: value.double().numpy() for key, value in observe(policy, 0).items()})
-    made = policy.plan(History.stack([history], 2), rng=Rng.for_envs(0, [0], [0]))
+    made = policy.plan(History.stack([history], [1, 0]), rng=Rng.for_envs(0, [0], [0]))
     assert made.actions.dtype == torch.float32
 
 
@@ -127,7 +127,9 @@ def test_images_are_seen(diffusion_policy, plan, observe):
         seen = observe(policy, 0)
         seen["observation.images.top"][:, 8:24] = pixel
         history.observe(seen)
-        dark.append(policy.plan(History.stack([history], 2), rng=Rng.for_envs(0, [0], [0])).actions)
+        dark.append(
+            policy.plan(History.stack([history], [1, 0]), rng=Rng.for_envs(0, [0], [0])).actions
+        )
     assert not torch.equal(*dark)
 
 
@@ -139,7 +141,7 @@ def test_images_in_lerobots_range_are_the_same_images(diffusion_policy, observe)
         history = EpisodeHistory(2)
         seen = observe(policy, 0)
         history.observe({k: scale(v) if "images" in k else v for k, v in seen.items()})
-        plans.append(policy.plan(History.stack([history], 2), rng=Rng.for_envs(0, [0], [0])))
+        plans.append(policy.plan(History.stack([history], [1, 0]), rng=Rng.for_envs(0, [0], [0])))
     torch.testing.assert_close(plans[0].actions, plans[1].actions)
 
 
@@ -174,7 +176,7 @@ def test_calibration_on_observations(diffusion_policy, plan, observe, network):
     policy = diffusion_policy(network)
     history = EpisodeHistory(2)
     history.observe(observe(policy, 5))
-    batch = History.stack([history, history], 2)
+    batch = History.stack([history, history], [1, 0])
     data = policy.noise(Rng.for_envs(0, [0, 1], [0, 0])), policy.condition(batch)
     assert data[0].shape == (policy.sampler.num_noises, 2, 8, 2)
     assert data[1].shape == (2, 2, 7)

@@ -48,7 +48,7 @@ def drive(*observations, planner=None):
         episode = EpisodeHistory(1)
         episode.observe(observation)
         episodes.append(episode)
-    history = History.stack(episodes, 1)
+    history = History.stack(episodes, [0])
     rng = Rng.for_envs(0, range(len(episodes)), [0] * len(episodes))
     return planner.plan(history, rng=rng).actions.numpy()
 

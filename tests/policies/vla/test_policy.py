@@ -96,7 +96,7 @@ def history(*seeds, **changes):
         episode = EpisodeHistory(1)
         episode.observe({**observe(seed), **changes})
         episodes.append(episode)
-    return History.stack(episodes, 1)
+    return History.stack(episodes, [0])
 
 
 def rng(*seeds):

@@ -53,7 +53,7 @@ def history(speeds, states=None):
         episode.observe({"observation.ego_states": known, "observation.intent": np.int64(1),
                          **pictures})  # fmt: skip
         episodes.append(episode)
-    return History.stack(episodes, 1)
+    return History.stack(episodes, [0])
 
 
 def rng(count, tick=0):
