@@ -130,8 +130,12 @@ class Robosuite(Sim):
         if self.task.sizes:
             self._resize(*self.task.sizes)
         self.engine.reset()
+        self._arrange()
         self._forget()
         return self._observe()
+
+    def _arrange(self) -> None:
+        """Place things otherwise than robosuite does; what is random comes from `engine.rng`."""
 
     def _resize(self, least: float, largest: float) -> None:
         """Draw the cube's size as robosuite does whenever it compiles the model, and put it in."""
