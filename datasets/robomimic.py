@@ -21,11 +21,11 @@ from fastloop.datasets.demonstration import (
     is_image,
 )
 from fastloop.datasets.errors import os_errors_are_faults
+from fastloop.datasets.hdf5 import check_within, new_file, numbers
 
 __all__ = ["StoredFrames", "read", "write"]
 
 IMAGES_IN_MEMORY = 2**30  # bytes
-MOST_COMPRESSED = 2000  # times; a made-up size must not take all memory
 CAMERAS = "; pictures are recorded with sim.cameras=[front_left,front,front_right]"
 RAW = (
     "; it is a raw recording of robosuite, with simulator states alone: make its observations with "
@@ -47,9 +47,7 @@ def write(
         OSError: when the disk is full; an existing file is untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # HDF5 crashes the process when the disk runs full under it, so it writes to memory.
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+    with new_file(path) as file:
         data = file.create_group("data")
         total = 0
         for index, demonstration in enumerate(demonstrations):
@@ -57,17 +55,6 @@ def write(
             total += len(demonstration)
         data.attrs["total"] = total
         data.attrs["env_args"] = json.dumps(dict(env_args))
-        file.flush()
-        image = file.id.get_file_image()
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(image)
-        os.replace(partial, path)
-    except OSError as error:
-        kept = "the file that was there is untouched" if path.exists() else "nothing was written"
-        raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {kept}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -243,9 +230,9 @@ def _read_one(
         observations={
             key: _frames(group["obs"][key], where, lazy, rows.get(key)) for key in wanted
         },
-        actions=_array(group["actions"], where).astype(np.float32),
-        rewards=_array(group["rewards"], where).astype(np.float32) if "rewards" in group else None,
-        states=_array(group["states"], where).astype(np.float64) if "states" in group else None,
+        actions=numbers(group["actions"], where).astype(np.float32),
+        rewards=numbers(group["rewards"], where).astype(np.float32) if "rewards" in group else None,
+        states=numbers(group["states"], where).astype(np.float64) if "states" in group else None,
         seed=int(group.attrs["seed"]) if "seed" in group.attrs else None,
         success=bool(group.attrs.get("success", True)),
     )
@@ -255,30 +242,6 @@ def _frames(
     dataset: h5py.Dataset | h5py.Group, where: str, lazy: Path | None, rows: int | None
 ) -> Frames:
     if not lazy or not _is_picture(dataset):
-        return _array(dataset, where, rows)
-    _check_within(dataset, where)
+        return numbers(dataset, where, rows)
+    check_within(dataset, where)
     return StoredFrames(lazy, dataset.name, dataset.shape, dataset.dtype)
-
-
-def _array(dataset: h5py.Dataset | h5py.Group, where: str, rows: int | None = None) -> NDArray[Any]:
-    if isinstance(dataset, h5py.Group) or not np.issubdtype(dataset.dtype, np.number):
-        kind = "a group" if isinstance(dataset, h5py.Group) else str(dataset.dtype)
-        raise DemonstrationError(
-            f"{where}: {dataset.name} is {kind}; an array of numbers is expected"
-        )
-    if dataset.nbytes > MOST_COMPRESSED * dataset.id.get_storage_size():
-        raise DemonstrationError(
-            f"{where}: {dataset.name} says that it has {dataset.nbytes} bytes; the file has not"
-        )
-    _check_within(dataset, where)
-    values: NDArray[Any] = dataset[:] if rows is None else dataset[:, :rows]
-    return values
-
-
-def _check_within(dataset: h5py.Dataset, where: str) -> None:
-    """A file can name any other file, of HDF5 or not, as the place of its numbers, and few numbers
-    by many names."""
-    if h5py.h5o.get_info(dataset.id).rc > 1:
-        raise DemonstrationError(f"{where}: {dataset.name} is there under other names, too")
-    if dataset.external or dataset.is_virtual or not where.startswith(f"{dataset.file.filename}:"):
-        raise DemonstrationError(f"{where}: {dataset.name} is in another file; it is not followed")
