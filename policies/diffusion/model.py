@@ -10,11 +10,13 @@ from torch.nn.functional import mse_loss
 
 from fastloop.accel.samplers import FlowPath, NoiseSchedule
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
+from fastloop.policies.diffusion.objective import Objective
 from fastloop.policies.diffusion.unet import ConditionalUnet1D
 
 __all__ = ["DiffusionModel", "steps_between"]
 
 ACTION = "action"
+EMBEDDING = "embedding"
 
 
 class DiffusionModel(nn.Module):
@@ -95,24 +97,35 @@ class DiffusionModel(nn.Module):
         prediction_type: str,
         *,
         generator: torch.Generator | None = None,
+        objective: Objective | None = None,
     ) -> torch.Tensor:
-        """Mean squared error of the objective: denoising (Ho et al. 2020) or flow matching.
+        """Mean squared error: of denoising (Ho et al. 2020) or of flow matching.
 
         Args:
-            batch: observations (B, O, ...) by key and ``action`` (B, T, A), all raw.
+            batch: observations (B, O, ...) by key and ``action`` (B, T, A), all raw. An
+                ``embedding`` (B, O, D) among them is taken for what `condition` makes of the rest.
             schedule: how noise is added.
             prediction_type: what the network predicts; flow matching has its own.
-            generator: source of noise and steps.
+            generator: source of noise, steps and lengths of context.
+            objective: which actions are learned, and how many frames are seen; all by default.
 
         Returns:
             scalar.
         """
         actions = self.normalize_actions(batch[ACTION], batch)
-        cond = self.condition(batch)
         noise = torch.randn(actions.shape, generator=generator).to(actions)
         steps = schedule.draw(len(actions), generator).to(actions.device)
-        output = self.denoise(schedule.add_noise(actions, noise, steps), steps, cond)
-        return mse_loss(output, schedule.target(actions, noise, steps, prediction_type))
+        first = 0
+        if objective is not None:
+            # Drawn last, so that noise and steps are those of any other objective.
+            frames = objective.draw(generator)
+            first, seen = objective.first(frames), objective.seen(frames).to(actions.device)
+            batch = {key: value[:, seen] for key, value in batch.items() if key != ACTION}
+        output = self.denoise(
+            schedule.add_noise(actions, noise, steps), steps, self.condition(batch)
+        )
+        target = schedule.target(actions, noise, steps, prediction_type)
+        return mse_loss(output[:, first:], target[:, first:])
 
 
 def steps_between(actions: torch.Tensor) -> torch.Tensor:
