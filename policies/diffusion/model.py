@@ -53,7 +53,10 @@ class DiffusionModel(nn.Module):
         self.cumulative = cumulative
 
     def condition(self, observations: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Observation tokens (B, O, D) of raw observations (B, O, ...)."""
+        """Observation tokens (B, O, D) of raw observations (B, O, ...), or those that come with
+        them as ``embedding``."""
+        if EMBEDDING in observations and EMBEDDING not in self.keys:
+            return observations[EMBEDDING]
         if self.obs_encoder is not None:
             features: torch.Tensor = self.obs_encoder(observations, self.normalizer)
             return features
@@ -102,8 +105,7 @@ class DiffusionModel(nn.Module):
         """Mean squared error: of denoising (Ho et al. 2020) or of flow matching.
 
         Args:
-            batch: observations (B, O, ...) by key and ``action`` (B, T, A), all raw. An
-                ``embedding`` (B, O, D) among them is taken for what `condition` makes of the rest.
+            batch: observations (B, O, ...) by key and ``action`` (B, T, A), all raw.
             schedule: how noise is added.
             prediction_type: what the network predicts; flow matching has its own.
             generator: source of noise, steps and lengths of context.
