@@ -1,0 +1,66 @@
+"""The two heavy computations as matrix products, on numpy arrays or tensors of any device.
+
+Futures lie along the innermost dimension, so that the maximum and the sum over components run over
+whole rows of them.
+"""
+
+from __future__ import annotations
+
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["log_mixture", "nearest"]
+
+ROOM = 1 << 20  # numbers between the product and the sum; they should stay in the cache
+
+
+@overload
+def log_mixture(
+    features: NDArray[np.floating], matrix: NDArray[np.floating]
+) -> NDArray[np.floating]: ...
+
+
+@overload
+def log_mixture(features: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor: ...
+
+
+def log_mixture(
+    features: torch.Tensor | NDArray[np.floating], matrix: torch.Tensor | NDArray[np.floating]
+) -> torch.Tensor | NDArray[np.floating]:
+    """See `reference.log_mixture`; arrays give an array, tensors a tensor."""
+    if isinstance(features, np.ndarray) or isinstance(matrix, np.ndarray):
+        return _numpy(np.asarray(features), np.asarray(matrix))
+    A, F, M = matrix.shape
+    K = len(features)
+    result = features.new_empty(A, K)
+    rows = max(1, ROOM // (M * K))
+    for first in range(0, A, rows):
+        some = matrix[first : first + rows].transpose(1, 2)
+        terms = (some.reshape(-1, F) @ features.T).view(-1, M, K)
+        highest = terms.amax(1)
+        terms.sub_(highest[:, None]).exp_()
+        torch.sum(terms, 1, out=result[first : first + rows])
+        result[first : first + rows].log_().add_(highest)
+    return result
+
+
+def _numpy(features: NDArray[np.floating], matrix: NDArray[np.floating]) -> NDArray[np.floating]:
+    result = np.empty((len(matrix), len(features)), features.dtype)
+    for row, one in zip(result, matrix, strict=True):
+        terms = one.T @ features.T
+        highest = terms.max(0)
+        terms -= highest
+        np.exp(terms, out=terms)
+        row[:] = np.log(terms.sum(0)) + highest
+    return result
+
+
+def nearest(points: torch.Tensor, z: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """See `reference.nearest`: the largest ``points . z - |z|^2 / 2``."""
+    offsets = torch.where(allowed, -0.5 * z.square().sum(-1), -torch.inf)
+    A, N, d = points.shape
+    scores = torch.addmm(offsets, points.reshape(A * N, d), z.T)
+    return scores.max(-1).indices.view(A, N)  # twice as fast as argmax
