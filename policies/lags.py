@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
-__all__ = ["Spacing", "lags"]
+__all__ = ["Spacing", "check_lags", "lags"]
 
 Spacing = Literal["uniform", "mixed"]
 
@@ -36,3 +38,18 @@ def lags(n_obs_steps: int, stride: int = 1, spacing: Spacing = "uniform") -> tup
     near = range(dense)
     far = range(near[-1] + stride, near[-1] + stride * sparse + 1, stride)
     return (*reversed(far), *reversed(near))
+
+
+def check_lags(given: Sequence[int], n_obs_steps: int) -> tuple[int, ...]:
+    """The lags of a window, those of the last O ticks where none are given.
+
+    Raises:
+        ValueError: they do not fall to 0, or are not as many as the window has frames.
+    """
+    complete = tuple(given) or lags(n_obs_steps)
+    falls = all(older > newer for older, newer in pairwise(complete))
+    if len(complete) != n_obs_steps or complete[-1] != 0 or not falls:
+        raise ValueError(
+            f"the lags of {n_obs_steps} frames must fall to 0, the newest; got {complete}"
+        )
+    return complete

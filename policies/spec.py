@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fastloop.policies.lags import check_lags
+
 __all__ = ["ActionSpec", "EnvSpec", "PolicySpec", "SpecMismatchError", "TensorSpec", "check_specs"]
 
 
@@ -99,12 +101,7 @@ class PolicySpec:
                 f"{self.n_action_steps} action steps after {self.n_obs_steps - 1} past ones do not "
                 f"fit a horizon of {self.horizon}"
             )
-        lags = tuple(self.lags) or tuple(reversed(range(self.n_obs_steps)))
-        if len(lags) != self.n_obs_steps or lags[-1] != 0 or sorted(set(lags))[::-1] != list(lags):
-            raise ValueError(
-                f"the lags of {self.n_obs_steps} frames must fall to 0, the newest; got {lags}"
-            )
-        object.__setattr__(self, "lags", lags)
+        object.__setattr__(self, "lags", check_lags(self.lags, self.n_obs_steps))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fastloop.policies.checkpoints import diffusion_policy, lerobot, lerobot_dit
 from fastloop.policies.checkpoints.checkpoint import Checkpoint
 from fastloop.policies.checkpoints.errors import CheckpointError, RefusedError
 from fastloop.policies.checkpoints.files import read_json
+from fastloop.policies.lags import check_lags
 
 __all__ = [
     "Checkpoint",
@@ -96,6 +97,7 @@ def describe(path: str | Path, *, keys: bool = False) -> dict[str, Any]:
         "n_obs_steps": checkpoint.n_obs_steps,
         "horizon": checkpoint.horizon,
         "n_action_steps": checkpoint.n_action_steps,
+        "lags": list(check_lags(checkpoint.lags, checkpoint.n_obs_steps)),
         "sampler": dataclasses.asdict(checkpoint.sampler),
         "vision": dataclasses.asdict(checkpoint.vision) if checkpoint.vision else None,
         "state": dataclasses.asdict(checkpoint.state) if checkpoint.state else None,

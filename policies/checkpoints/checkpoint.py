@@ -16,6 +16,7 @@ from fastloop.policies.diffusion.clip import ClipConfig
 from fastloop.policies.diffusion.scene import SceneConfig
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
+from fastloop.policies.lags import check_lags
 from fastloop.policies.spec import ActionSpec, PolicySpec, TensorSpec
 
 __all__ = ["Checkpoint", "file_digest"]
@@ -38,7 +39,7 @@ class Checkpoint:
             the CPU, floating point as float32.
         inputs: observation key to its spec, in the order of the condition.
         action_dim: A.
-        n_obs_steps, horizon, n_action_steps: as in `PolicySpec`.
+        n_obs_steps, horizon, n_action_steps, lags: as in `PolicySpec`.
         vision: how images become features, None for low-dimensional policies.
         state: how low-dimensional observations become features, None where they are only
             normalized.
@@ -64,6 +65,7 @@ class Checkpoint:
     n_obs_steps: int
     horizon: int
     n_action_steps: int
+    lags: tuple[int, ...] = ()
     vision: VisionConfig | None = None
     state: StateConfig | None = None
     scene: SceneConfig | None = None
@@ -85,6 +87,10 @@ class Checkpoint:
                 f"{self.source}: n_obs_steps, horizon and n_action_steps are {steps}; expected "
                 "positive numbers, n_obs_steps - 1 + n_action_steps within the horizon"
             )
+        try:
+            check_lags(self.lags, self.n_obs_steps)
+        except ValueError as error:
+            raise CheckpointError(f"{self.source}: {error}") from error
         ours = {"input_dim": self.action_dim}
         if self.network == "transformer":
             # A scene's tokens are not observations one after the other: they have no order in time.
@@ -135,6 +141,7 @@ class Checkpoint:
             horizon=self.horizon,
             n_action_steps=self.n_action_steps,
             control_hz=self.control_hz,
+            lags=self.lags,
         )
 
 

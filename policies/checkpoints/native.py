@@ -183,6 +183,7 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
             "horizon": checkpoint.horizon,
             "n_action_steps": checkpoint.n_action_steps,
             "control_hz": checkpoint.control_hz,
+            "lags": list(checkpoint.lags),
         },
         "sampler": dataclasses.asdict(checkpoint.sampler),
         "vision": dataclasses.asdict(checkpoint.vision) if checkpoint.vision else None,
@@ -224,6 +225,7 @@ def _spec_from_json(spec: Mapping[str, Any]) -> dict[str, Any]:
             name: spec[name]
             for name in ("action_dim", "n_obs_steps", "horizon", "n_action_steps", "control_hz")
         },
+        "lags": tuple(spec.get("lags", ())),  # not in folders of before they were known
     }
 
 
