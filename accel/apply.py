@@ -21,17 +21,22 @@ __all__ = ["Accelerable", "AcceleratedLoop", "accelerate", "remove", "stack_of"]
 
 
 class Accelerable(Protocol):
-    """A policy whose denoise loop can be exchanged.
+    """A policy whose denoise loop can be exchanged."""
 
-    Attributes:
-        loop: what runs now.
-        sampler: the reverse process.
-        digest: of the checkpoint, empty when it has none.
-    """
+    @property
+    def loop(self) -> DenoiseLoop:
+        """What runs now."""
+        ...
 
-    loop: DenoiseLoop
-    sampler: Sampler
-    digest: str
+    @property
+    def sampler(self) -> Sampler:
+        """The reverse process."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of the checkpoint, empty when it has none."""
+        ...
 
     def stack(self) -> ResidualStack:
         """The network as a list of residual branches, or ValueError when it is none."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 
 __all__ = ["AccelReport", "AcceleratorIdleError"]
+
+T = TypeVar("T", int, float)
 
 
 class AcceleratorIdleError(RuntimeError):
@@ -30,6 +33,10 @@ class AccelReport:
         violations: times that a guarded forecast was wrong by more than it may be; a scalar tensor
             on the device until `settled`.
         host_syncs: times that the loop waited for a device value.
+        frames_encoded, frames_remembered: observation frames that went through the encoder, and
+            whose features were still there from an earlier plan.
+        candidates: chunks that were drawn for each environment, where one was chosen of several.
+        degraded: why a choice told nothing apart, to how many plans it happened in.
         stage_ms: wall time a stage, in milliseconds.
     """
 
@@ -45,6 +52,10 @@ class AccelReport:
     accepted: int = 0
     violations: int | torch.Tensor = 0
     host_syncs: int = 0
+    frames_encoded: int = 0
+    frames_remembered: int = 0
+    candidates: int = 0
+    degraded: dict[str, int] = field(default_factory=dict)
     stage_ms: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -87,10 +98,21 @@ class AccelReport:
             for key in (
                 "plans", "network_evaluations", "computed", "reused", "shared",
                 "forked", "drafted", "accepted", "violations", "host_syncs",
+                "frames_encoded", "frames_remembered", "candidates",
             )
         }  # fmt: skip
-        stages = {key: 0.0 for r in reports for key in r.stage_ms}
-        for report in reports:
-            for key, value in report.stage_ms.items():
-                stages[key] += value
-        return cls(name=reports[0].name, exact=reports[0].exact, stage_ms=stages, **counts)
+        return cls(
+            name=reports[0].name,
+            exact=reports[0].exact,
+            degraded=_sums(r.degraded for r in reports),
+            stage_ms=_sums(r.stage_ms for r in reports),
+            **counts,
+        )
+
+
+def _sums(parts: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    total: dict[str, T] = {}
+    for part in parts:
+        for key, value in part.items():
+            total[key] = total[key] + value if key in total else value
+    return total

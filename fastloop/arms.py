@@ -18,7 +18,7 @@ from fastloop.config import EvalConfig, PolicyConfig, SamplerOverrides
 from fastloop.policies.base import Policy
 from fastloop.policies.driving.whole_plans import planner_of
 from fastloop.policies.history import History
-from fastloop.policies.prepare import prepare
+from fastloop.policies.prepare import arriving, prepare
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import check_specs
 from fastloop.setup import Setup, calibration_data, load
@@ -123,8 +123,9 @@ def time_plans(
     for turn in range(repeats + 1):
         rng = Rng.for_envs(0, [turn] * len(history), history.ticks.tolist())
         for name, policy in arms.items():
+            seen = arriving(history, policy.spec)
             started = perf_counter()
-            policy.plan(history, rng=rng)
+            policy.plan(seen, rng=rng)
             timed[name].append(1e3 * (perf_counter() - started))
         if progress is not None:
             progress(turn)

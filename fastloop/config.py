@@ -55,6 +55,9 @@ class PolicyConfig:
         sampler: what replaces the checkpoint's.
         device: torch device; `best` is CUDA where there is one, else the CPU.
         threads: torch threads inside a process; 0 measures which number is fastest.
+        samples: plans that a denoising policy draws for each environment, of which one is executed.
+        selector: by what it is chosen, `past` (PTP's self-verification), `past_partial` (that, on
+            as much of the past as there is), `coherence` (with the plan under way) or `medoid`.
     """
 
     checkpoint: str = MISSING
@@ -62,6 +65,8 @@ class PolicyConfig:
     sampler: SamplerOverrides = field(default_factory=SamplerOverrides)
     device: str = "cpu"
     threads: int = 0
+    samples: int = 1
+    selector: str = "past"
 
 
 @dataclass
@@ -201,14 +206,24 @@ class NetworkConfig:
     """The network that is trained, a group of its own: ``network=transformer``, for instance.
 
     Attributes:
-        kind: `transformer` or `unet`, which denoise, or `qwen2_5_vl`, which writes; of what
-            follows, this one has arch (``text`` and ``vision``), inputs and vla.
+        kind: `transformer`, `unet` or `unet_cross`, which denoise, or `qwen2_5_vl`, which writes;
+            of what follows, this one has arch (``text`` and ``vision``), inputs and vla.
         arch: arguments of its constructor, without the widths that follow from the data.
         horizon, n_obs_steps, n_action_steps: T, O, and actions executed before planning again.
         inputs: observation keys that condition it, in this order.
         state: encoder of low-dimensional observations; depth 0 lets the denoiser see them as they
             are, as published.
         scene: encoder of the driving vocabulary's vectors; 0 layers for none.
+        stride, spacing: ticks between two frames, and whether they are so everywhere (`uniform`) or
+            only in the older half of the window (`mixed`).
+        past_steps: newest past actions that are learned beside the present and future ones; null
+            for all, O - 1.
+        contexts: numbers of frames, one of which each batch sees, drawn at random; the policy can
+            then be run with any of them. Empty for always O.
+        encoder: policy whose image encoder is taken over, frozen, with its `vision` and normalizer:
+            a name or a path. Null trains one.
+        embeddings: file that keeps what it makes of the demonstrations, so that several trainings
+            share it; null for one in the run folder.
         relative_to: observation that the network's actions are relative to; null for none.
         cumulative: inside the network an action is the step from the one before.
         vla: of a vision-language planner.
@@ -219,9 +234,15 @@ class NetworkConfig:
     horizon: int = 16
     n_obs_steps: int = 2
     n_action_steps: int = 8
+    stride: int = 1
+    spacing: str = "uniform"
+    past_steps: int | None = None
+    contexts: list[int] = field(default_factory=list)
     inputs: list[str] = field(default_factory=lambda: ["observation.state"])
     state: StateConfig = field(default_factory=lambda: StateConfig(depth=0))
     scene: SceneConfig = field(default_factory=lambda: SceneConfig(layers=0))
+    encoder: str | None = None
+    embeddings: str | None = None
     relative_to: str | None = None
     cumulative: bool = False
     vla: VLAConfig = field(default_factory=VLAConfig)

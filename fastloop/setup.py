@@ -11,6 +11,7 @@ from fastloop.accel.apply import AcceleratedLoop, accelerate
 from fastloop.accel.config import AccelConfig
 from fastloop.config import PolicyConfig, SamplerOverrides
 from fastloop.policies.base import Policy
+from fastloop.policies.best_of import BestOf, best_of
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.driving.whole_plans import WholePlans, planner_of
 from fastloop.policies.history import History
@@ -44,7 +45,7 @@ class Setup:
     @property
     def denoises(self) -> bool:
         """Whether there is a denoising loop, which could be accelerated."""
-        return isinstance(planner_of(self.policy), DiffusionPolicy)
+        return isinstance(planner_of(self.policy), DiffusionPolicy | BestOf)
 
     @property
     def denoiser(self) -> DiffusionPolicy:
@@ -53,9 +54,9 @@ class Setup:
 
     def driving(self, denoiser: DiffusionPolicy) -> Policy:
         """`denoiser` as it drives the simulator: in the form in which `policy` does."""
-        return (
-            self.policy.with_policy(denoiser) if isinstance(self.policy, WholePlans) else denoiser
-        )
+        planner = planner_of(self.policy)
+        driver = planner.with_policy(denoiser) if isinstance(planner, BestOf) else denoiser
+        return self.policy.with_policy(driver) if isinstance(self.policy, WholePlans) else driver
 
     def observations(self, count: int, first_seed: int) -> History:
         """What the policy sees in `count` episodes; the first one is an episode's first."""
@@ -75,6 +76,8 @@ def denoiser_of(policy: Policy) -> DiffusionPolicy:
         ValueError: it has no denoising loop, so there is nothing to accelerate.
     """
     planner = planner_of(policy)
+    if isinstance(planner, BestOf):
+        return planner.policy
     if not isinstance(planner, DiffusionPolicy):
         raise ValueError(
             f"{getattr(planner, 'name', type(planner).__name__)} decides in one pass: it has no "
@@ -103,13 +106,14 @@ def load(policy: PolicyConfig, env: EnvSpec, sampler: SamplerOverrides) -> Polic
     device = policy.device
     if device == "best":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_policy(
+    loaded = load_policy(
         policy.checkpoint,
         env=env,
         sampler={k: v for k, v in asdict(sampler).items() if v is not None},
         n_action_steps=policy.n_action_steps,
         device=device,
     )
+    return best_of(loaded, policy.samples, policy.selector)
 
 
 def calibration_data(

@@ -39,7 +39,10 @@ class Plan:
         log_prob: (B,) log density of the plan, when known.
         text: B strings, for policies that write.
         candidates: (B, N, T, A) alternatives that were considered.
+        chosen: (B,) int64, which of them the actions are.
+        scores: (B, N) by which it was chosen; the lowest wins.
         report: what the accelerator did.
+        reports: one an environment, where they differ.
     """
 
     actions: torch.Tensor
@@ -49,7 +52,14 @@ class Plan:
     log_prob: torch.Tensor | None = None
     text: tuple[str, ...] | None = None
     candidates: torch.Tensor | None = None
+    chosen: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
     report: AccelReport = field(default_factory=AccelReport)
+    reports: tuple[AccelReport, ...] = ()
+
+    def report_of(self, row: int) -> AccelReport:
+        """What the accelerator did for one environment."""
+        return self.reports[row] if self.reports else self.report
 
 
 @runtime_checkable

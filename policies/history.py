@@ -68,6 +68,7 @@ class EpisodeHistory:
         self.overridden: deque[torch.Tensor] = deque(maxlen=length)
         self.underway: Underway | None = None
         self.tick = -1
+        self.done = 0  # actions so far; ahead of `tick` where they are handed out ahead
 
     def observe(self, observation: Mapping[str, torch.Tensor | np.ndarray]) -> None:
         """Add the frame of the next tick, copied; the first tick of an episode is 0."""
@@ -80,7 +81,7 @@ class EpisodeHistory:
 
     def planned(self, actions: torch.Tensor, *, late: int = 0) -> None:
         """Record the plan (T, A) that is executed from now on; it was made `late` ticks ago."""
-        self.underway = Underway(self.tick - late, actions)
+        self.underway = Underway(self.done - late, actions)
 
     def acted(self, action: torch.Tensor, *, overridden: torch.Tensor | None = None) -> None:
         """Record the action (A,) that was really executed at the current tick.
@@ -90,6 +91,7 @@ class EpisodeHistory:
             overridden: (A,) bool: the elements that somebody else decided, a safety layer for
                 instance; by default none.
         """
+        self.done += 1
         self.actions.append(action)
         none = torch.zeros(action.shape, dtype=torch.bool, device=action.device)
         self.overridden.append(none if overridden is None else overridden)

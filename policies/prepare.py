@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
 
 from fastloop.policies.base import Policy
-from fastloop.policies.history import EpisodeHistory, History
+from fastloop.policies.history import EpisodeHistory, Frame, History
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import PolicySpec, TensorSpec
 
-__all__ = ["Preparation", "example_history", "prepare"]
+__all__ = ["Preparation", "arriving", "example_history", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,21 @@ def example_history(spec: PolicySpec, batch: int = 1) -> History:
         episode.observe({key: _example(value) for key, value in spec.inputs.items()})
         episodes.append(episode)
     return History.stack(episodes, spec.lags)
+
+
+def arriving(history: History, spec: PolicySpec) -> History:
+    """`history` as it comes to a plan in the middle of an episode: frames that no earlier plan has
+    read remember nothing, so that timing a plan times what is done for them."""
+    every = spec.n_action_steps
+    is_new = [
+        all(lag - back not in spec.lags for back in range(every, lag + 1, every))
+        for lag in spec.lags
+    ]
+    frames = tuple(
+        tuple(Frame(frame.values) if new else frame for frame, new in zip(row, is_new, strict=True))
+        for row in history.frames
+    )
+    return replace(history, frames=frames)
 
 
 def _example(spec: TensorSpec) -> torch.Tensor:
@@ -73,8 +88,9 @@ def prepare(policy: Policy, *, threads: int = 0, batch: int = 1, repeats: int = 
     for turn in range(repeats + 1):
         for count in tried:
             torch.set_num_threads(count)
+            seen = arriving(history, policy.spec)
             started = perf_counter()
-            policy.plan(history, rng=rng)
+            policy.plan(seen, rng=rng)
             if turn:  # the first one of each count is cold
                 samples[count].append(1e3 * (perf_counter() - started))
         if turn:

@@ -301,8 +301,8 @@ class _Loop:
             call = PlanCall(seconds * 1000, len(slots), cold, dict(plan.report.stage_ms))
             self.timing.append(asdict(call), durable=False)
             self.calls.append(call)
-            for slot, actions in zip(slots, plan.actions, strict=False):
-                slot.reports.append(plan.report)
+            for row, (slot, actions) in enumerate(zip(slots, plan.actions, strict=False)):
+                slot.reports.append(plan.report_of(row))
                 self._act(slot, actions, seconds)
         self._report()
 

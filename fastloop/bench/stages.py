@@ -17,6 +17,7 @@ from fastloop.accel.report import AccelReport
 from fastloop.accel.samplers.base import Sampler, denoise
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.history import History
+from fastloop.policies.prepare import arriving
 from fastloop.policies.rng import Rng
 
 __all__ = ["measure_stages"]
@@ -39,7 +40,7 @@ def measure_stages(policy: DiffusionPolicy, history: History, repeats: int) -> d
         if turn == 1:  # the first one was cold
             watch.ms.clear()
         rng = Rng.for_envs(0, [turn] * len(history), history.ticks.tolist())
-        watch("plan", timed.plan, history, rng=rng)
+        watch("plan", timed.plan, arriving(history, policy.spec), rng=rng)
     ms = {stage: total / repeats for stage, total in watch.ms.items()}
     plan, chain = ms.pop("plan"), ms.pop("chain")
     return {"observations": plan - chain, **ms, "rest": chain - sum(ms.values())}

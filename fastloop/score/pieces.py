@@ -15,6 +15,7 @@ from fastloop.config import PolicyConfig
 from fastloop.datasets.benchmark import Benchmark
 from fastloop.datasets.errors import DatasetError
 from fastloop.policies.base import Policy
+from fastloop.policies.best_of import best_of
 from fastloop.policies.load import load_policy
 from fastloop.score.planner import Planner, env_spec
 from fastloop.sims.targets import build, find
@@ -164,4 +165,5 @@ def load_planner(config: PolicyConfig, benchmark: Benchmark) -> Policy:
     device = config.device
     if device == "best":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_policy(config.checkpoint, env=env_spec(benchmark), device=device)
+    loaded = load_policy(config.checkpoint, env=env_spec(benchmark), device=device)
+    return best_of(loaded, config.samples, config.selector)

@@ -102,7 +102,8 @@ class WholePlans:
     def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
         """The planner's waypoints (B, T, 2) as (B, ticks, 1 + 2 T); alternatives likewise."""
         # What was executed were whole plans, which the planner would take for waypoints.
-        history = dataclasses.replace(history, actions=((),) * len(history))
+        none = ((),) * len(history)
+        history = dataclasses.replace(history, actions=none, overridden=none, underway=())
         plan = self.policy.plan(history, rng=rng, budget=budget)
         return dataclasses.replace(
             plan,

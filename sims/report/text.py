@@ -149,6 +149,8 @@ def accel_facts(accel: Mapping[str, Any]) -> dict[str, str]:
     for name, value in counts.items():
         if name != "plans" and (value or name in always):
             facts[f"{name.replace('_', ' ')} per plan"] = f"{value / plans:.5g}"
+    for reason, count in accel.get("degraded", {}).items():
+        facts[f"no choice: {reason}"] = f"{percent(count / plans)} of plans"
     for stage, ms in accel.get("stage_ms", {}).items():
         facts[f"{stage} per plan"] = milliseconds(ms / plans)
     return facts

@@ -122,7 +122,8 @@ def test_what_was_executed_a_number_of_ticks_ago():
 
 
 def test_the_plan_under_way_begins_when_it_was_made():
-    made = episode(3)
+    made = episode(2)
+    made.observe({"state": np.zeros(2, np.float32)})
     made.planned(torch.ones(4, 1), late=2)
     underway, none = History.stack([made, episode(1)], [0]).underway
     assert (underway.tick, none) == (0, None)
