@@ -6,28 +6,33 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastloop.accel.samplers import build_schedule
-from fastloop.config import TrainVerbConfig
+from fastloop.config import NetworkConfig, TrainVerbConfig
+from fastloop.datasets.demonstration import Demonstration
+from fastloop.datasets.embeddings import EMBEDDING, Embeddings
 from fastloop.datasets.plans import Plans
 from fastloop.datasets.windows import Batches, Windows
+from fastloop.frozen_encoder import FrozenEncoder, embed
 from fastloop.policies.checkpoints import Checkpoint, load_checkpoint, native
 from fastloop.policies.checkpoints.checks import NETWORKS, check_network
 from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel, steps_between
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
+from fastloop.policies.diffusion.objective import Objective
 from fastloop.policies.diffusion.regression import ChunkRegression
 from fastloop.policies.diffusion.scene import SceneConfig, SceneEncoder
 from fastloop.policies.diffusion.state import StateConfig, StateEncoder
 from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
 from fastloop.policies.driving.whole_plans import waypoint_env
+from fastloop.policies.lags import lags
 from fastloop.policies.load import find_checkpoint
 from fastloop.policies.spec import EnvSpec, TensorSpec
 from fastloop.policies.training import TrainConfig, Trainer
@@ -36,6 +41,8 @@ from fastloop.sims.targets import build
 __all__ = ["Recipe"]
 
 MOST_WORKERS = 8
+LATER = ("stride", "spacing", "past_steps", "contexts")  # settings that came after saved states
+PLACES = ("encoder", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,26 @@ class Recipe:
 
     config: TrainVerbConfig
     env: EnvSpec
+
+    def __post_init__(self) -> None:
+        _ = self.objective, self.lags  # refused before data are read
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What of a sample is learned.
+
+        Raises:
+            ValueError: more of the past is asked for than a sample has.
+        """
+        network = self.config.network
+        return Objective(network.n_obs_steps, network.past_steps, network.contexts)
+
+    @cached_property
+    def lags(self) -> tuple[int, ...]:
+        """Where the frames of a sample lie; raises as `lags`."""
+        network = self.config.network
+        spacing: Any = network.spacing
+        return lags(network.n_obs_steps, network.stride, spacing)
 
     @cached_property
     def world(self) -> EnvSpec:
@@ -83,6 +110,8 @@ class Recipe:
     @property
     def vision(self) -> VisionConfig | None:
         """The image encoder's configuration; cameras need one."""
+        if self.frozen:
+            return self.frozen.vision
         return self.config.vision if self.images else None
 
     @property
@@ -119,18 +148,11 @@ class Recipe:
             )
         if self.config.mirror and not self.plans:
             raise ValueError(f"mirror=true is for plans of a drive; {self.env.name} takes none")
-        made = build(self.config.dataset, "dataset")
-        if not isinstance(made, Iterable):
-            raise ValueError(
-                f"dataset: {self.config.dataset['_target_']} holds no demonstrations to train on; "
-                "have: adroit_door, lerobot, replay_buffer, robomimic"
-            )
+        made = self._demonstrations()
         if self.plans:
             windows: Windows = Plans.cut(made, network.inputs, mirror=self.config.mirror)
         else:
-            windows = Windows.of(
-                made, network.inputs, n_obs_steps=network.n_obs_steps, horizon=network.horizon
-            )
+            windows = self._cut(made, network.inputs)
         shapes = {key: (windows.observations[key], spec.shape) for key, spec in self.inputs.items()}
         shapes[ACTION] = windows.actions, (self.env.action.dim,)
         read = self.scene.rows if self.scene else {}
@@ -162,12 +184,16 @@ class Recipe:
         normalizer = self._normalizer()
         torch.manual_seed(self.config.train.seed)
         try:
-            encoder = build_encoder(
-                self.inputs,
-                network.n_obs_steps,
-                vision=vision,
-                state=self.state,
-                scene=self.scene,
+            encoder = (
+                self.frozen.parts[0]
+                if self.frozen
+                else build_encoder(
+                    self.inputs,
+                    network.n_obs_steps,
+                    vision=vision,
+                    state=self.state,
+                    scene=self.scene,
+                )
             )
             denoiser = NETWORKS[network.kind](**self._arch(encoder))
         except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
@@ -199,9 +225,69 @@ class Recipe:
         """
         return load_checkpoint(find_checkpoint(self.config.init)) if self.config.init else None
 
-    def stages(self) -> Iterator[tuple[str, Trainer]]:
-        """The trainer of each stage; the one before has come to its end when the next is asked
-        for."""
+    @cached_property
+    def frozen(self) -> FrozenEncoder | None:
+        """The observation encoder that is taken over.
+
+        Raises:
+            CheckpointError, ValueError: as `FrozenEncoder`; it cannot be in this policy.
+        """
+        network = self.config.network
+        if not network.encoder:
+            if network.embeddings:
+                raise ValueError(
+                    "network.embeddings is where those of a frozen encoder are kept: say whose "
+                    "with network.encoder, or leave it out"
+                )
+            return None
+        others = {
+            "init": self.config.init,
+            "network.state": self.state,
+            "network.scene": self.scene,
+            "pretrain.steps": self.config.pretrain.steps,
+        }
+        if asked := [name for name, value in others.items() if value]:
+            raise ValueError(
+                f"network.encoder and {asked[0]} each decide the encoder: leave one out"
+            )
+        if self.plans:
+            raise ValueError(
+                f"network.encoder is for policies that act tick by tick; {self.env.name} takes "
+                "whole plans"
+            )
+        return FrozenEncoder.load(network.encoder, self.inputs)
+
+    def embeddings(self, folder: Path) -> Embeddings:
+        """What the frozen encoder makes of the demonstrations, in `folder` if nowhere else.
+
+        Raises:
+            DemonstrationError: there is something else.
+        """
+        assert self.frozen
+        model, place = self.model, self.config.network.embeddings
+        return Embeddings(
+            Path(place) if place else folder / "embeddings.hdf5",
+            self._demonstrations(),
+            tuple(self.inputs),
+            partial(embed, model),
+            encoder=self.frozen.digest,
+        )
+
+    def stages(self, folder: Path) -> Iterator[tuple[str, Trainer | Embeddings]]:
+        """What each stage is: a trainer, or embeddings to be written. The one before has come to
+        its end when the next is asked for.
+
+        Args:
+            folder: of the run.
+        """
+        if self.frozen:
+            embeddings = self.embeddings(folder)
+            yield "embeddings", embeddings
+            anchor = self.config.network.relative_to
+            kept = [anchor] if anchor else []
+            windows = self._cut(embeddings.read(kept), [EMBEDDING, *kept])
+            yield "trainer", self.denoiser_trainer(windows)
+            return
         if self.config.pretrain.steps:
             first = self.encoder_trainer()
             yield "encoder", first
@@ -215,8 +301,11 @@ class Recipe:
         """Write the averaged weights in half precision."""
         native.save(folder, self.checkpoint(trainer), half=True)
 
-    def denoiser_trainer(self) -> Trainer:
+    def denoiser_trainer(self, windows: Windows | None = None) -> Trainer:
         """Trains the denoiser, and the observation encoder where it is not frozen.
+
+        Args:
+            windows: samples with embeddings in place of observations; `windows` by default.
 
         Raises:
             ValueError: the policy could not be read again once it is written.
@@ -226,9 +315,13 @@ class Recipe:
         trainer = Trainer(
             model,
             lambda batch, generator: model.loss(
-                batch, schedule, config.sampler.prediction_type, generator=generator
+                batch,
+                schedule,
+                config.sampler.prediction_type,
+                generator=generator,
+                objective=self.objective,
             ),
-            self._batches(config.train),
+            self._batches(config.train, windows),
             config.train,
             facts=self._facts(),
         )
@@ -281,6 +374,7 @@ class Recipe:
             n_obs_steps=network.n_obs_steps,
             horizon=network.horizon,
             n_action_steps=network.n_action_steps,
+            lags=self.lags,
             vision=self.vision,
             state=self.state,
             scene=self.scene,
@@ -294,13 +388,15 @@ class Recipe:
                 "batch_size": self.config.train.batch_size,
                 "seed": self.config.train.seed,
                 "environment": self.env.name,
+                **({"encoder": self.frozen.checkpoint.digest} if self.frozen else {}),
             },
         )
 
     def _normalizer(self) -> LinearNormalizer:
         """Fitted to what the network sees of all samples; images and scenes have fixed scales."""
-        network, normalizer = self.config.network, LinearNormalizer()
-        for key in self.images:
+        network = self.config.network
+        normalizer = self.frozen.parts[1] if self.frozen else LinearNormalizer()
+        for key in () if self.frozen else self.images:
             normalizer.set_image(key)
         for key in self.inputs if self.scene else ():
             normalizer.set_identity(key)
@@ -310,22 +406,45 @@ class Recipe:
         normalizer.fit({key: self.windows.observations[key] for key in fitted} | {ACTION: chunks})
         return normalizer
 
-    def _batches(self, config: TrainConfig) -> Batches:
+    def _demonstrations(self) -> list[Demonstration]:
+        made = build(self.config.dataset, "dataset")
+        if not isinstance(made, Iterable):
+            raise ValueError(
+                f"dataset: {self.config.dataset['_target_']} holds no demonstrations to train on; "
+                "have: adroit_door, lerobot, replay_buffer, robomimic"
+            )
+        return list(made)
+
+    def _cut(self, demonstrations: Iterable[Demonstration], keys: Sequence[str]) -> Windows:
+        network = self.config.network
+        return Windows.of(
+            demonstrations,
+            keys,
+            n_obs_steps=network.n_obs_steps,
+            horizon=network.horizon,
+            lags=self.lags,
+        )
+
+    def _batches(self, config: TrainConfig, windows: Windows | None = None) -> Batches:
         """The batch of each step; images are decoded for it by other processes."""
+        windows = windows or self.windows
         workers = min(MOST_WORKERS, max((os.cpu_count() or 1) - 1, 1))
         return Batches(
-            self.windows,
+            windows,
             config.batch_size,
             config.seed,
-            num_workers=workers if self.windows.lazy else 0,
+            num_workers=workers if windows.lazy else 0,
         )
 
     def _facts(self) -> dict[str, Any]:
         """What decides the weights beside `config.train`."""
         names = ("sim", "dataset", "network", "sampler", "pretrain", "mirror")
         facts = {name: value for name, value in asdict(self.config).items() if name in names}
+        facts["network"] = _told(self.config.network)
         if self.origin:
             facts["init"] = self.origin.digest
+        if self.frozen:
+            facts["encoder"] = self.frozen.digest
         return facts | {"vision": asdict(self.vision) if self.vision else None}
 
     def _arch(
@@ -346,9 +465,21 @@ class Recipe:
                 "n_obs_steps": tokens,
                 "cond_dim": width,
             }
+        elif network.kind == "unet_cross":
+            follows = {"input_dim": dim, "n_obs_steps": tokens, "cond_dim": width}
         else:
             follows = {"input_dim": dim, "global_cond_dim": width * tokens}
         return defaults | follows | network.arch
+
+
+def _told(network: NetworkConfig) -> dict[str, Any]:
+    """The configuration without later settings that change nothing: older runs go on, too."""
+    plain = asdict(NetworkConfig())
+    return {
+        name: value
+        for name, value in asdict(network).items()
+        if name not in PLACES and (name not in LATER or value != plain[name])
+    }
 
 
 def _start_from(origin: Checkpoint, model: DiffusionModel) -> None:

@@ -205,8 +205,11 @@ class VLARecipe:
         """To check on: moments evenly over the last drives."""
         return self._samples(Moments(_spread(self.drives[1]), self._keys))
 
-    def stages(self) -> Iterator[tuple[str, Trainer]]:
+    def stages(self, folder: Path) -> Iterator[tuple[str, Trainer]]:
         """The trainer of each stage, which goes on from the averaged weights of the one before.
+
+        Args:
+            folder: of the run; nothing is left there.
 
         Raises:
             ValueError: for stages that do not make up a training.

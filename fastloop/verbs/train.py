@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from fastloop.config import TrainVerbConfig
+from fastloop.datasets.embeddings import Embeddings
 from fastloop.policies.base import Policy
 from fastloop.policies.driving.whole_plans import WholePlans
 from fastloop.policies.load import make_policy
@@ -58,9 +59,14 @@ def run(config: TrainVerbConfig) -> int:
     folder = make_run_dir("train", config.run_dir)
     with catch_interrupts() as stop:
         running = _Stage(config, folder, console, stop)
-        for name, trainer in recipe.stages():
-            check = partial(_check, config, sim_config, recipe, name, trainer, folder)
-            if not running.run(name, trainer, None if name == "encoder" else check):
+        for name, stage in recipe.stages(folder):
+            if isinstance(stage, Embeddings):
+                done = running.write(stage)
+            else:
+                trainer = stage
+                check = partial(_check, config, sim_config, recipe, name, trainer, folder)
+                done = running.run(name, trainer, None if name == "encoder" else check)
+            if not done:
                 return running.stopped()
     out = Path(config.out) if config.out else folder / "policy"
     recipe.save(out, trainer)
@@ -116,6 +122,16 @@ class _Stage:
                     self.console.print(f"step {trainer.step}: {found}", markup=False)
         trainer.save(state)
         return trainer.step >= total
+
+    def write(self, embeddings: Embeddings) -> bool:
+        """Have every demonstration embedded, or as many until somebody asks to stop; whether all
+        are."""
+        with bar("writing embeddings", len(embeddings), self.console) as advance:
+            for done in embeddings.write():
+                advance(done, str(embeddings.path))
+                if self.stop.requested:
+                    return False
+        return True
 
     def stopped(self) -> int:
         """Say how to go on; the exit code."""
