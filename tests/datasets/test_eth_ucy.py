@@ -5,8 +5,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastloop.datasets.agent_frame import AgentFrame
 from fastloop.datasets.errors import DatasetError
-from fastloop.datasets.eth_ucy import SCENES, TRAINING_ONLY, Recording, read, split, windows
+from fastloop.datasets.eth_ucy import (
+    SCENES,
+    TRAINING_ONLY,
+    Recording,
+    read,
+    split,
+    trajectories,
+    windows,
+)
 
 NAMES = [name for names in SCENES.values() for name in names]
 
@@ -105,6 +114,37 @@ def test_the_counts_of_the_literature(realdata, scene):
     ) == COUNTS[scene]  # fmt: skip
     lone = sum(1 for recording in recordings for _ in windows(recording, min_pedestrians=2))
     assert lone == len(crowds)
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_trajectories_are_those_of_the_windows(realdata, least):
+    data = trajectories(realdata / "eth_ucy", "eth", min_pedestrians=least)
+    recordings = split(realdata / "eth_ucy", "eth", "test")
+    found = [it for one in recordings for it in windows(one, min_pedestrians=least)]
+    whole = [np.concatenate([it.past, it.future], 1)[it.complete] for it in found]
+    whole = np.concatenate(whole)
+    groups = [f"{it.recording}/{who}" for it in found for who in it.pedestrians[it.complete]]
+    assert data.test.groups.tolist() == groups
+    frame = AgentFrame.of(whole[:, :8])
+    seen = np.concatenate([data.test.past, data.test.future], 1)
+    np.testing.assert_allclose(frame.world(seen), whole, atol=1e-5)
+    np.testing.assert_array_equal(data.test.past[:, -1], 0)
+    one, other = data.test.past[3], data.test.past[77]
+    rms = np.sqrt((np.linalg.norm(one - other, axis=-1) ** 2).mean())
+    apart = np.linalg.norm(data.test.situation[3] - data.test.situation[77])
+    assert apart == pytest.approx(rms, rel=1e-5)
+
+
+def test_trajectories_of_each_part(whole):
+    data = trajectories(whole, "univ")
+    assert [len(it) for it in (data.train, data.val, data.test)] == [6 * 61, 6 * 1, 2 * 81]
+    assert {it.split("/")[0] for it in data.test.groups} == set(SCENES["univ"])
+    ahead = 0.5 * np.arange(1, 13)
+    np.testing.assert_allclose(data.train.future[:, :, 0], ahead[None].repeat(6 * 61, 0), atol=1e-5)
+    with pytest.raises(DatasetError, match=r"8 \+ 93 times for train of univ"):
+        trajectories(whole, "univ", future=93)
+    with pytest.raises(ValueError, match="future is 0"):
+        trajectories(whole, "univ", future=0)
 
 
 def test_real_windows_equal_the_obvious_ones(realdata):
