@@ -31,8 +31,8 @@ class Checkpoint:
 
     Attributes:
         kind: the format it was read from, ``fastloop``, ``diffusion_policy`` or ``lerobot``.
-        network: ``transformer`` (`TransformerForDiffusion`), ``unet`` (`ConditionalUnet1D`) or
-            ``dit`` (`DiT`).
+        network: ``transformer`` (`TransformerForDiffusion`), ``unet`` (`ConditionalUnet1D`),
+            ``unet_cross`` (`CrossUnet1D`) or ``dit`` (`DiT`).
         arch: arguments of the network's constructor.
         sampler: the chain from noise to actions.
         state_dict: of a `DiffusionModel`: ``model.*``, ``normalizer.*`` and ``obs_encoder.*``, on
@@ -92,10 +92,12 @@ class Checkpoint:
         except ValueError as error:
             raise CheckpointError(f"{self.source}: {error}") from error
         ours = {"input_dim": self.action_dim}
+        # A scene's tokens are not observations one after the other: they have no order in time.
+        tokens = self.scene.tokens if self.scene else self.n_obs_steps
+        if self.network in ("transformer", "unet_cross"):
+            ours |= {"n_obs_steps": tokens}
         if self.network == "transformer":
-            # A scene's tokens are not observations one after the other: they have no order in time.
-            tokens = self.scene.tokens if self.scene else self.n_obs_steps
-            ours |= {"horizon": self.horizon, "n_obs_steps": tokens}
+            ours |= {"horizon": self.horizon}
             ours |= {"causal_attn": False} if self.scene else {}
         elif self.network == "dit":
             ours |= {"horizon": self.horizon}

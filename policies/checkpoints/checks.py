@@ -12,6 +12,7 @@ from torch import nn
 
 from fastloop.accel.samplers import SamplerConfig, build_sampler
 from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.diffusion.cross_unet import CrossUnet1D
 from fastloop.policies.diffusion.dit import DiT
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.transformer import TransformerForDiffusion
@@ -32,6 +33,7 @@ __all__ = [
 NETWORKS: dict[str, type[nn.Module]] = {
     "transformer": TransformerForDiffusion,
     "unet": ConditionalUnet1D,
+    "unet_cross": CrossUnet1D,
     "dit": DiT,
 }
 Shapes = Mapping[str, tuple[int, ...]]
@@ -118,7 +120,7 @@ def arch_of_weights(network: str, weights: Shapes, source: str) -> dict[str, Any
         CheckpointError: when the weights are of another kind of network.
     """
     try:
-        return {"transformer": _transformer, "unet": _unet, "dit": _dit}[network](weights)
+        return ARCHES[network](weights)
     except (KeyError, IndexError) as error:
         sample = ", ".join(list(weights)[:6]) or "no model.* keys at all"
         raise CheckpointError(
@@ -168,6 +170,14 @@ def _unet(weights: Shapes) -> dict[str, Any]:
     }
 
 
+def _unet_cross(weights: Shapes) -> dict[str, Any]:
+    n_emb, cond_dim = weights["cond_obs_emb.weight"]
+    found = _unet(weights)
+    del found["global_cond_dim"]  # its blocks are told the diffusion step alone
+    n_obs_steps = weights["cond_pos_emb"][1]
+    return found | {"n_emb": n_emb, "cond_dim": cond_dim, "n_obs_steps": n_obs_steps}
+
+
 def _dit(weights: Shapes) -> dict[str, Any]:
     hidden_dim, input_dim = weights["input_proj.weight"]
     time_dim = weights["time_mlp.3.weight"][0]
@@ -184,6 +194,9 @@ def _dit(weights: Shapes) -> dict[str, Any]:
     if "pos_embedding" in weights:
         found["horizon"] = weights["pos_embedding"][1]
     return found
+
+
+ARCHES = {"transformer": _transformer, "unet": _unet, "unet_cross": _unet_cross, "dit": _dit}
 
 
 def check_normalizer(

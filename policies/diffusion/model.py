@@ -23,7 +23,8 @@ class DiffusionModel(nn.Module):
     """The trained part of a diffusion policy, under its published state-dict prefixes.
 
     Args:
-        model: the denoiser, `TransformerForDiffusion`, `ConditionalUnet1D` or `DiT`.
+        model: the denoiser, `TransformerForDiffusion`, `ConditionalUnet1D`, `CrossUnet1D` or
+            `DiT`.
         normalizer: per observation key and for ``action``.
         keys: observation keys in the order in which they make up the condition.
         obs_encoder: turns raw observations into features (B, O, F); None concatenates the
@@ -88,7 +89,7 @@ class DiffusionModel(nn.Module):
         self, sample: torch.Tensor, timestep: torch.Tensor, cond: torch.Tensor | None
     ) -> torch.Tensor:
         """One call of the network: (B, T, A) in, (B, T, A) out; `timestep` scalar or (B,)."""
-        if isinstance(self.model, ConditionalUnet1D):
+        if type(self.model) is ConditionalUnet1D:  # one vector; `CrossUnet1D` attends to tokens
             flat = None if cond is None else cond.flatten(1)
             return self.model(sample, timestep, global_cond=flat)
         return self.model(sample, timestep, cond)

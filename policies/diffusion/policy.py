@@ -14,6 +14,8 @@ from fastloop.accel.denoise import DenoiseLoop, PlainLoop
 from fastloop.accel.report import AccelReport
 from fastloop.accel.samplers import Sampler
 from fastloop.policies.base import Budget, Plan
+from fastloop.policies.diffusion.cross_unet import CrossUnet1D
+from fastloop.policies.diffusion.cross_unet_stack import CrossUnetStack
 from fastloop.policies.diffusion.dit import DiT
 from fastloop.policies.diffusion.dit_stack import DiTStack
 from fastloop.policies.diffusion.model import DiffusionModel
@@ -31,6 +33,7 @@ __all__ = ["DiffusionPolicy"]
 STACKS: dict[type, Callable[[Any, torch.Tensor], ResidualStack]] = {
     TransformerForDiffusion: TransformerStack,
     ConditionalUnet1D: UnetStack,
+    CrossUnet1D: CrossUnetStack,
     DiT: DiTStack,
 }
 

@@ -189,11 +189,7 @@ class ConditionalUnet1D(nn.Module):
         Returns:
             (B, T, input_dim)
         """
-        if sample.shape[1] % self.stride:
-            raise ValueError(
-                f"a U-Net of {len(self.down_modules)} levels needs a horizon that is a multiple of "
-                f"{self.stride}, got {sample.shape[1]}"
-            )
+        self.check_horizon(sample)
         timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         cond = self.diffusion_step_encoder[0](timestep).to(sample.dtype)
         cond = self.diffusion_step_encoder[1:](cond)
@@ -215,3 +211,15 @@ class ConditionalUnet1D(nn.Module):
             x = torch.cat([x, skips.pop()], dim=1)
             x = upsample(resnet2(resnet(x, cond), cond))
         return self.final_conv(x).mT
+
+    def check_horizon(self, sample: torch.Tensor) -> None:
+        """Insist that the levels can halve T of the sample (B, T, A).
+
+        Raises:
+            ValueError: T is no multiple of `stride`.
+        """
+        if sample.shape[1] % self.stride:
+            raise ValueError(
+                f"a U-Net of {len(self.down_modules)} levels needs a horizon that is a multiple of "
+                f"{self.stride}, got {sample.shape[1]}"
+            )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,14 +67,24 @@ class UnetStack:
         )
         self.shared = (len(timesteps) - 1) * sum(map(len, parts)) * 2
 
-    def context(self, cond: torch.Tensor | None) -> torch.Tensor:
+    def context(self, cond: torch.Tensor | None) -> Any:
         """What the condition (B, O, D) adds to every FiLM row in one chunk; see `FilmTable`."""
         if self.net.global_cond_dim is None:
             return self.film.context(None)
         assert cond is not None, "this network was trained with a condition"
         return self.film.context(cond.flatten(1))
 
-    def begin(self, x: torch.Tensor, k: int, ctx: torch.Tensor) -> torch.Tensor:
+    def rows(self, part: int, k: int, ctx: Any) -> Iterator[torch.Tensor]:
+        """See `FilmTable.rows`."""
+        return self.film.rows(part, k, ctx)
+
+    def level(
+        self, blocks: nn.ModuleList, x: torch.Tensor, film: Iterator[torch.Tensor], ctx: Any
+    ) -> torch.Tensor:
+        """The features (B, C', T) of a level, of what comes to it (B, C, T)."""
+        return _pair(blocks, x, film)
+
+    def begin(self, x: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:
         """The sample (B, T, A) through levels 0 and 1: (B, T / 2, 2 C), the first half zeros.
 
         Raises:
@@ -84,34 +95,32 @@ class UnetStack:
                 f"this U-Net halves the horizon {len(self.net.down_modules) - 1} times: it must be "
                 f"a multiple of {self.net.stride}, got {x.shape[1]}"
             )
-        film = self.film.rows(SHALLOW_DOWN, k, ctx)
+        film = self.rows(SHALLOW_DOWN, k, ctx)
         first, second = self.net.down_modules[:2]
-        skip = _pair(second, first[2](_pair(first, x.mT, film)), film)
+        skip = _pair(second, first[2](self.level(first, x.mT, film, ctx)), film)
         return pad(skip, (0, 0, skip.shape[1], 0)).mT
 
-    def branch(self, i: int, h: torch.Tensor, k: int, ctx: torch.Tensor) -> torch.Tensor:
+    def branch(self, i: int, h: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:
         """What the levels below make of the skip: (B, T / 2, 2 C), the second half zeros."""
-        film = self.film.rows(DEEP, k, ctx)
+        film = self.rows(DEEP, k, ctx)
         x = self.net.down_modules[1][2](h.chunk(2, dim=-1)[1].mT)
         skips = []
         for level in self.net.down_modules[2:]:
-            skips.append(_pair(level, x, film))
+            skips.append(self.level(level, x, film, ctx))
             x = level[2](skips[-1])
-        x = _pair(self.net.mid_modules, x, film)
+        x = self.level(self.net.mid_modules, x, film, ctx)
         for level in self.net.up_modules[:-1]:
-            x = level[2](_pair(level, torch.cat([x, skips.pop()], dim=1), film))
+            x = level[2](self.level(level, torch.cat([x, skips.pop()], dim=1), film, ctx))
         return pad(x, (0, 0, 0, x.shape[1])).mT
 
-    def add(
-        self, i: int, h: torch.Tensor, r: torch.Tensor, k: int, ctx: torch.Tensor
-    ) -> torch.Tensor:
+    def add(self, i: int, h: torch.Tensor, r: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:
         """See `ResidualStack.add`."""
         return h + r
 
-    def finish(self, h: torch.Tensor, k: int, ctx: torch.Tensor) -> torch.Tensor:
+    def finish(self, h: torch.Tensor, k: int, ctx: Any) -> torch.Tensor:
         """The output (B, T, input_dim)."""
         last = self.net.up_modules[-1]
-        x = last[2](_pair(last, h.mT, self.film.rows(SHALLOW_UP, k, ctx)))
+        x = last[2](self.level(last, h.mT, self.rows(SHALLOW_UP, k, ctx), ctx))
         return self.net.final_conv(x).mT
 
 
