@@ -17,6 +17,7 @@ from fastloop.datasets.windows import Windows
 from fastloop.frozen_encoder import FrozenEncoder, embed
 from fastloop.policies.checkpoints import load_checkpoint, native
 from fastloop.policies.checkpoints.model import build_model
+from fastloop.policies.diffusion import vision
 from fastloop.policies.session import Session
 
 pytest.importorskip("gym_pusht")
@@ -32,6 +33,26 @@ SMALL = [
 ]  # fmt: skip
 VISION = ["vision.crop_shape=[40,40]", "vision.num_keypoints=4", "vision.feature_dim=6"]
 LONG = ["network.n_obs_steps=4", "network.stride=2", "train.steps=4"]
+
+
+class Backbone(torch.nn.Sequential):
+    """As coarse as a ResNet-18, in a thousandth of its numbers."""
+
+    channels, stride = 16, 32
+
+    def __init__(self, in_channels=3):
+        super().__init__(
+            torch.nn.Conv2d(in_channels, 16, 3, 8, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(16, 16, 3, 4, padding=1),
+        )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_backbone():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vision, "ResNet18", Backbone)
+        yield
 
 
 def demonstration(length, seed):
@@ -240,8 +261,8 @@ def other_weights(source, demos, folder):
 
 def other_crop(source, demos, folder):
     checkpoint = load_checkpoint(source)
-    vision = dataclasses.replace(checkpoint.vision, crop_shape=(42, 42))
-    native.save(folder / "other", dataclasses.replace(checkpoint, vision=vision))
+    cropped = dataclasses.replace(checkpoint.vision, crop_shape=(42, 42))
+    native.save(folder / "other", dataclasses.replace(checkpoint, vision=cropped))
     return folder / "other", demos
 
 
