@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fastloop.accel.decoding.choose import Greedy
-from fastloop.accel.decoding.model import ModelSpec
+from fastloop.accel.decoding.model import LanguageModel
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.vla.canvas import Layout, build_layout
 from fastloop.policies.vla.checkpoint import TOKENIZER, VLMCheckpoint, load_vlm
 from fastloop.policies.vla.decoding import DRIVERS, DecodingConfig, build_driver
 from fastloop.policies.vla.policy import IMAGES, INTENT, STATES, VisionLanguagePlanner
+from fastloop.policies.vla.qwen25vl import Qwen25VL
 from fastloop.policies.vla.schema import load_schema
 from fastloop.policies.vla.tokenizer import FileTokenizer
 
@@ -59,7 +60,9 @@ def describe_vlm(folder: str | Path, *, keys: bool = False) -> dict[str, Any]:
         "regime": told.regime,
         "block_size": told.block_size,
         "ids": {"mask": told.mask_id, "null": told.null_id, "stop": told.stop_id},
-        "decoding": ", ".join(name for name in DRIVERS if _can(name, loaded.spec)),
+        "decoding": ", ".join(
+            name for name in DRIVERS if _can(name, Qwen25VL(network, loaded.spec))
+        ),
         **_answer(loaded),
         "training": dict(told.training),
     }
@@ -68,9 +71,9 @@ def describe_vlm(folder: str | Path, *, keys: bool = False) -> dict[str, Any]:
     return described
 
 
-def _can(driver: str, spec: ModelSpec) -> bool:
+def _can(driver: str, model: LanguageModel) -> bool:
     try:
-        build_driver(DecodingConfig(driver=driver), spec, Greedy())
+        build_driver(DecodingConfig(driver=driver), model, Greedy())
     except ValueError:
         return False
     return True

@@ -11,6 +11,7 @@ from fastloop.accel.decoding.answer import Answer
 from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.choose import Choice, Greedy
 from fastloop.accel.decoding.context import Context
+from fastloop.accel.decoding.driver import Unconditional
 from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.passes import Passes, causal
 from fastloop.accel.decoding.result import Decoded, Exactness
@@ -19,7 +20,7 @@ __all__ = ["Autoregressive"]
 
 
 @dataclass(frozen=True)
-class Autoregressive:
+class Autoregressive(Unconditional):
     """One causal pass for every token of the canvas.
 
     Attributes:
@@ -34,7 +35,6 @@ class Autoregressive:
     exactness: ClassVar[Exactness] = Exactness.LOSSLESS
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.CAUSAL, Regime.CAUSAL_CONTEXT})
     shifts: ClassVar[frozenset[int]] = frozenset({1})
-    refusal: ClassVar[str] = ""
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.passes import Passes
 from fastloop.accel.decoding.result import Decoded, Exactness
 from fastloop.accel.decoding.scheduling import BlockWindow, Window
-from fastloop.accel.decoding.slots import SlotStore
+from fastloop.accel.decoding.slots import SlotStore, check_slots
 from fastloop.accel.decoding.windows import blocks
 
 __all__ = ["CachedDiffusion"]
@@ -70,6 +70,12 @@ class CachedDiffusion:
         """That of the cache."""
         return Exactness.EXACT_KV if self.cache.exact else Exactness.APPROXIMATE_KV
 
+    def check(self, model: LanguageModel, canvas: Canvas | None) -> None:
+        """See `Driver`: keys of all layers have to lie in the same slots."""
+        check_slots(self.name, model.spec)
+        if canvas is not None:
+            self.commit.check(model.spec, self.window.cut(canvas))
+
     def decode(
         self,
         model: LanguageModel,
@@ -82,12 +88,10 @@ class CachedDiffusion:
         """See `driver.Driver`; the context stays as it was.
 
         Raises:
-            ValueError: when the commit policy is not made for this model or canvas.
-            RuntimeError: when it leaves all open slots open.
+            RuntimeError: when the commit policy leaves all open slots open.
         """
-        spec = model.spec
-        canvas = self.window.cut(canvas)
-        self.commit.check(spec, canvas)
+        self.check(model, canvas)
+        spec, canvas = model.spec, self.window.cut(canvas)
         passes = Passes(model, context, debug=debug)
         answer = Answer(spec, canvas, len(context.logits), context.logits.device)
         state = _State(answer, passes)

@@ -62,21 +62,8 @@ class SectionDiffusion:
         """The same whatever is written when."""
         return "section_diffusion"
 
-    def decode(
-        self,
-        model: LanguageModel,
-        context: Context,
-        canvas: Canvas,
-        *,
-        continued: bool = True,
-        debug: bool = False,
-    ) -> Decoded:
-        """See `driver.Driver`; in regimes that keep nothing of it, the context stays as it was.
-
-        Raises:
-            ValueError: when the commit policy is not made for this model or canvas, or the answer
-                cannot be cut (`Truncation`).
-        """
+    def check(self, model: LanguageModel, canvas: Canvas | None) -> None:
+        """See `Driver`: the commit policy may refuse the canvas, and not every answer is cut."""
         regime = model.spec.regime
         kept = regime in (Regime.CAUSAL_CONTEXT, Regime.BLOCK_CAUSAL)
         if self.seed and not kept:
@@ -94,6 +81,24 @@ class SectionDiffusion:
                 "an end that was written may be written over by this commit policy, but what was "
                 "behind it would be gone; decode without truncation"
             )
+        if canvas is not None:
+            self.commit.check(model.spec, canvas)
+            if self.truncate:
+                Truncation(Answer(model.spec, canvas, 1, "cpu"))
+
+    def decode(
+        self,
+        model: LanguageModel,
+        context: Context,
+        canvas: Canvas,
+        *,
+        continued: bool = True,
+        debug: bool = False,
+    ) -> Decoded:
+        """See `driver.Driver`; in regimes that keep nothing of it, the context stays as it was."""
+        self.check(model, canvas)
+        regime = model.spec.regime
+        kept = regime in (Regime.CAUSAL_CONTEXT, Regime.BLOCK_CAUSAL)
         keeping = causal if regime is Regime.CAUSAL_CONTEXT else bidirectional
         rows, device = len(context.logits), context.logits.device
         answer = Answer(model.spec, canvas, rows, device)

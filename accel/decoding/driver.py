@@ -10,7 +10,7 @@ from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.result import Decoded, Exactness
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "Unconditional"]
 
 
 class Driver(Protocol):
@@ -49,6 +49,18 @@ class Driver(Protocol):
         """See above."""
         ...
 
+    def check(self, model: LanguageModel, canvas: Canvas | None) -> None:
+        """Refuse a model or a canvas that it is not made for; without a single pass.
+
+        Args:
+            model: of one of its regimes.
+            canvas: None where it is not known yet.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        ...
+
     def decode(
         self,
         model: LanguageModel,
@@ -73,3 +85,12 @@ class Driver(Protocol):
             the answer; times and counts are of this call.
         """
         ...
+
+
+class Unconditional:
+    """Of drivers that take every model of their regimes, and every canvas."""
+
+    refusal: ClassVar[str] = ""
+
+    def check(self, model: LanguageModel, canvas: Canvas | None) -> None:
+        """See `Driver`: there is nothing to refuse."""

@@ -11,14 +11,9 @@ from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.commits import Commit
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.denoise import SectionDiffusion
+from fastloop.accel.decoding.drift import Drifting
 from fastloop.accel.decoding.kv import KVCache
-from fastloop.accel.decoding.layered import (
-    LayeredModel,
-    Wrapped,
-    attention,
-    attention_weights,
-    without_padding,
-)
+from fastloop.accel.decoding.layered import LayeredModel
 from fastloop.accel.decoding.model import LanguageModel, ModelSpec, Regime
 from fastloop.accel.decoding.result import Decoded, Exactness
 
@@ -75,6 +70,11 @@ class Elastic(SectionDiffusion):
         """The same whatever is written when."""
         return "elastic_cache"
 
+    def check(self, model: LanguageModel, canvas: Canvas | None) -> None:
+        """See `Driver`: the model has to be passed layer by layer, too."""
+        super().check(model, canvas)
+        self._reader(model)
+
     def decode(
         self,
         model: LanguageModel,
@@ -84,19 +84,22 @@ class Elastic(SectionDiffusion):
         continued: bool = True,
         debug: bool = False,
     ) -> Decoded:
-        """See `driver.Driver`; the context stays as it was.
-
-        Raises:
-            ValueError: also when the model is not passed layer by layer.
-        """
-        reader = _Reader(cast(LayeredModel, model), self)
+        """See `driver.Driver`; the context stays as it was."""
+        reader = self._reader(model)
         inner = replace(self, commit=_Leading(self.commit, self.window))
         nowhere = replace(context, kv=_Nowhere(reader.layers, 1))
         decoded = SectionDiffusion.decode(
             inner, reader, nowhere, canvas, continued=continued, debug=debug
         )
-        syncs = decoded.host_syncs + reader.host_syncs
-        return replace(decoded, host_syncs=syncs, kv_bytes=reader.bytes)
+        return replace(
+            decoded,
+            host_syncs=decoded.host_syncs + reader.host_syncs,
+            tokens_fed=round(reader.layer_tokens / reader.layers),
+            kv_bytes=reader.bytes,
+        )
+
+    def _reader(self, model: LanguageModel) -> Drifting:
+        return Drifting(cast(LayeredModel, model), self.gamma, self.window, self.refresh)
 
 
 @dataclass(frozen=True)
@@ -133,178 +136,3 @@ class _Nowhere(KVCache):
     def crop(self, slots: int) -> None:
         if self.written is not None:
             self.written = self.written[:, :0]
-
-
-@dataclass
-class _Layer:
-    """What is kept of a layer, for all N tokens.
-
-    Attributes:
-        hidden: (B, N, E), what entered it.
-        queries: (B, Hq, N, D).
-        keys, values: (B, Hk, N, D).
-        tracked: (B, 1) int64, the read token that open slots attended to most.
-    """
-
-    hidden: torch.Tensor
-    queries: torch.Tensor
-    keys: torch.Tensor
-    values: torch.Tensor
-    tracked: torch.Tensor
-
-    @property
-    def projected(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.queries, self.keys, self.values
-
-
-class _Reader(Wrapped):
-    """A model for one answer, all of which is handed to it in every pass.
-
-    Logits of tokens that a pass did not read are those of the last pass that did.
-
-    Attributes:
-        host_syncs: times that the host waited for a value of the device.
-        layer_tokens: tokens of a row that went through a layer, over all layers and passes.
-    """
-
-    def __init__(self, model: LayeredModel, settings: Elastic) -> None:
-        super().__init__(model)
-        self.gamma, self.window, self.refresh = settings.gamma, settings.window, settings.refresh
-        self.host_syncs = self.layer_tokens = self._passes = 0
-        self._kept: list[_Layer] = []
-        self._ids = self._logits = torch.empty(0)
-
-    @torch.no_grad()
-    def forward(
-        self, ids: torch.Tensor, *, positions: torch.Tensor, mask: torch.Tensor, kv: KVCache
-    ) -> torch.Tensor:
-        """See `LanguageModel.forward`."""
-        mask = without_padding(self.spec, positions, mask).expand(len(ids), -1, -1)
-        window = _Window(ids == self.spec.mask_id, self.window)
-        if not self._kept or (self.refresh and self._passes % self.refresh == 0):
-            self._logits = self.head(self._whole(self.embed(ids), positions, mask, window))
-        else:
-            at = self._asked(ids, window)
-            hidden = self._part(self.embed(ids.gather(1, at)), positions, mask, window, at)
-            self._logits = _put(self._logits, at, self.head(hidden))
-        # A copy: a driver writes into the tokens that it hands over.
-        self._ids, self._passes = ids.clone(), self._passes + 1
-        return self._logits
-
-    @property
-    def bytes(self) -> int:
-        """Memory of what is kept."""
-        parts = [part for layer in self._kept for part in (layer.hidden, *layer.projected)]
-        return sum(part.numel() * part.element_size() for part in parts)
-
-    def _whole(
-        self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, window: _Window
-    ) -> torch.Tensor:
-        """Pass hidden states (B, N, E) of all tokens through all layers and keep everything."""
-        self._kept, rotary = [], self.rotary(positions)
-        for layer in range(self.layers):
-            queries, keys, values = self.project(layer, hidden, rotary)
-            tracked = window.most_attended(queries, keys, mask, self.scale)
-            self._kept.append(_Layer(hidden, queries, keys, values, tracked))
-            mixed = attention(queries, keys, values, mask, self.scale)
-            hidden = self.finish(layer, hidden, mixed)
-            self.layer_tokens += hidden.shape[1]
-        return hidden
-
-    def _part(
-        self,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        mask: torch.Tensor,
-        window: _Window,
-        at: torch.Tensor,
-    ) -> torch.Tensor:
-        """Pass hidden states (B, Q, E) of tokens at (B, Q), and of all from where a row drifts."""
-        asked = torch.zeros_like(window.open).scatter(1, at, True)
-        rotary, seen = self.rotary(positions.gather(1, at)), _taken(mask, at)
-        drifted = valid = torch.zeros_like(asked[:, :1])  # rows; of `hidden`, when it is of all
-        wide = False  # whether `hidden` is of all tokens
-        for layer, kept in enumerate(self._kept):
-            before = self._tracked(kept, mask, kept.tracked)
-            if wide:
-                hidden = torch.where((valid | asked)[..., None], hidden, kept.hidden)
-                # Of rows that have not drifted the others come out as they were kept.
-                entered, new = hidden, self.project(layer, hidden, rotary)
-                parts = list(new)
-            else:
-                entered, new = _put(kept.hidden, at, hidden), self.project(layer, hidden, rotary)
-                parts = [
-                    _put(b.transpose(1, 2), at, a.transpose(1, 2)).transpose(1, 2)
-                    for a, b in zip(new, kept.projected, strict=True)
-                ]
-            tracked = window.most_attended(parts[0], parts[1], mask, self.scale)
-            self._kept[layer] = now = _Layer(entered, parts[0], parts[1], parts[2], tracked)
-            mixed = attention(new[0], now.keys, now.values, seen, self.scale)
-            hidden = self.finish(layer, hidden, mixed)
-            self.layer_tokens += hidden.shape[1]
-            after = self._tracked(now, mask, kept.tracked)
-            similarity = torch.nn.functional.cosine_similarity(before, after, dim=-1).mean((1, 2))
-            valid, drifted = drifted, drifted | (similarity < self.gamma)[:, None]
-            if not wide and self.gamma > 0 and layer + 1 < self.layers:
-                wide = bool(self._host(drifted.any()))
-                if wide:
-                    hidden = _put(self._kept[layer + 1].hidden, at, hidden)
-                    rotary, seen = self.rotary(positions), mask
-        return _taken(hidden, at) if wide else hidden
-
-    def _tracked(self, kept: _Layer, mask: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
-        """Attention weights (B, Hq, 1, N) of a token (B, 1)."""
-        queries = _taken(kept.queries.transpose(1, 2), slot).transpose(1, 2)
-        return attention_weights(queries, kept.keys, _taken(mask, slot), self.scale)
-
-    def _asked(self, ids: torch.Tensor, window: _Window) -> torch.Tensor:
-        """Tokens (B, Q) that a pass reads; a row with fewer names its first one again."""
-        asked = window.slots | (ids != self._ids)
-        if self.spec.logit_shift:  # of a slot speaks the token before it
-            asked |= torch.nn.functional.pad(window.slots[:, 1:], (0, 1))
-        asked = asked.scatter(1, torch.cat([kept.tracked for kept in self._kept], 1), True)
-        at = (~asked).to(torch.uint8).argsort(dim=1, stable=True)
-        at = at[:, : self._host(asked.sum(1).amax())]
-        return at.where(asked.gather(1, at), at[:, :1])
-
-    def _host(self, value: torch.Tensor) -> int:
-        self.host_syncs += 1
-        return int(value.item())
-
-
-class _Window:
-    """The first open slots of each row.
-
-    Args:
-        open: (B, N) bool.
-        count: how many.
-
-    Attributes:
-        slots: (B, N) bool.
-    """
-
-    def __init__(self, open: torch.Tensor, count: int) -> None:
-        self.open, self.slots = open, open & (open.cumsum(1) <= count)
-        self._at = (~self.slots).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
-        self._real = self.slots.gather(1, self._at)
-
-    def most_attended(
-        self, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        """The token (B, 1) that is not open and gets most of the attention from these slots."""
-        asking = _taken(queries.transpose(1, 2), self._at).transpose(1, 2)
-        weights = attention_weights(asking, keys, _taken(mask, self._at), scale).mean(1)
-        received = (weights * self._real[..., None]).sum(1)
-        return received.masked_fill(self.open, -1.0).argmax(1, keepdim=True)
-
-
-def _taken(of: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Rows (B, Q, ...) of (B, N, ...) at (B, Q)."""
-    return of[torch.arange(len(of), device=of.device)[:, None], at]
-
-
-def _put(into: torch.Tensor, at: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """(B, N, ...) with rows (B, Q, ...) at (B, Q), those that are named twice being equal."""
-    into = into.clone()
-    into[torch.arange(len(into), device=into.device)[:, None], at] = new
-    return into

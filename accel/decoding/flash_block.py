@@ -50,6 +50,11 @@ class FlashBlock(SectionDiffusion):
         """The same whatever is written when."""
         return "flash_block"
 
+    def check(self, model: LanguageModel, canvas: Canvas | None) -> None:
+        """See `Driver`: the model has to be passed layer by layer, too."""
+        super().check(model, canvas)
+        _FlashBlock(cast(LayeredModel, model), self.tau)
+
     def decode(
         self,
         model: LanguageModel,
@@ -59,12 +64,8 @@ class FlashBlock(SectionDiffusion):
         continued: bool = True,
         debug: bool = False,
     ) -> Decoded:
-        """See `driver.Driver`.
-
-        Raises:
-            ValueError: also when the model is not passed layer by layer.
-        """
-        reader = _Reader(cast(LayeredModel, model), self.tau)
+        """See `driver.Driver`."""
+        reader = _FlashBlock(cast(LayeredModel, model), self.tau)
         decoded = super().decode(reader, context, canvas, continued=continued, debug=debug)
         return replace(
             decoded,
@@ -73,7 +74,7 @@ class FlashBlock(SectionDiffusion):
         )
 
 
-class _Reader(Wrapped):
+class _FlashBlock(Wrapped):
     """A model for one answer that remembers what the last pass got from the context.
 
     Attributes:

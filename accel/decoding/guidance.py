@@ -45,7 +45,8 @@ class Guided:
             )
         self.model, self.weight = model, weight
         self.null = null or self._masked
-        self.spec = replace(model.spec, digest=f"{model.spec.digest}, guided by {weight:g}")
+        told = f"{model.spec.digest}, guided by {weight:g}"
+        self.spec = replace(model.spec, digest=told, guided=weight)
 
     def prefill(self, prompts: Sequence[Any], *, room: int) -> Context:
         """See `LanguageModel`; `Context.kv` is of 2 B rows, all else of B.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
+from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.denoise import SectionDiffusion
-from fastloop.accel.decoding.model import Regime
+from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.passes import Passes
 from fastloop.accel.decoding.result import Exactness
-from fastloop.accel.decoding.slots import SlotStore
+from fastloop.accel.decoding.slots import SlotStore, check_slots
 from fastloop.accel.decoding.truncation import Truncation
+from fastloop.accel.decoding.windows import blocks
 from fastloop.accel.decoding.writing import Writing
 
 __all__ = ["HierarchicalDiffusion"]
@@ -52,6 +54,21 @@ class HierarchicalDiffusion(SectionDiffusion):
     def name(self) -> str:
         """The same for every size."""
         return "hierarchical_diffusion"
+
+    def check(self, model: LanguageModel, canvas: Canvas | None) -> None:
+        """See `Driver`: the commit policy sees parts of blocks, and keys lie in the same slots."""
+        check_slots(self.name, model.spec)
+        super().check(model, None if canvas is None else self._cut(canvas))
+
+    def _cut(self, canvas: Canvas) -> Canvas:
+        """The canvas with parts for blocks."""
+        spans = [
+            min(first + self.part, end) - first
+            for start, end in blocks(canvas)
+            for first in range(start, end, self.part)
+        ]
+        parts = torch.arange(len(spans)).repeat_interleave(torch.tensor(spans, dtype=torch.int64))
+        return replace(canvas, block=parts)
 
     def _fill(
         self,

@@ -47,6 +47,11 @@ class ModelSpec:
         logit_shift: 1 where the logits of position p - 1 speak of position p, else 0.
         block_size: of a block as trained.
         digest: of the checkpoint.
+        native: whether it was trained to fill masks from the start (LLaDA); others began as
+            autoregressive models, and have no layers to spare.
+        skipped: layers that are left out of every pass (`Skipping`).
+        pruned: after how many passes which share of the tokens of pictures is left (`Pruned`).
+        guided: weight of what the prompt changes (`Guided`); 0 for a model as it is.
     """
 
     regime: Regime
@@ -57,6 +62,10 @@ class ModelSpec:
     logit_shift: int = 1
     block_size: int = 32
     digest: str = ""
+    native: bool = False
+    skipped: tuple[int, ...] = ()
+    pruned: tuple[tuple[int, float], ...] = ()
+    guided: float = 0.0
 
 
 class LanguageModel(Protocol):

@@ -10,6 +10,7 @@ start only what comes after some passes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class Pruned:
     They are ranked in the layer before `layer` (in the middle one for layer 0): after the prompt by
     its last token, after a pass by the masked slots that it read. Those that stay keep their
     positions, those that go are gone for good; text always stays, and so does the last token.
+    What it answers is `Exactness.LOSSY`.
 
     Args:
         model: of a regime that keeps the prompt.
@@ -66,6 +68,9 @@ class Pruned:
         if 0 in passes and not layer:
             raise ValueError("layer 0 reads the prompt first: leave pictures out of the prompt")
         self.layer, self.keep = layer, tuple(keep)
+        if keep and layer < self.layers:
+            told = f"{model.spec.digest}, pictures pruned {self.keep} from layer {layer}"
+            self.spec = replace(model.spec, pruned=self.keep, digest=told)
         self.rank = layer - 1 if layer else self.layers // 2
 
     @torch.no_grad()

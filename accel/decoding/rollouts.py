@@ -32,10 +32,10 @@ def decode(
     Raises:
         ValueError: when the driver cannot be right on this model (`compose`).
     """
-    compose(model.spec, driver)
+    exactness = compose(model, driver, canvas)
     context, span = _read(model, prompts, canvas)
     decoded = driver.decode(model, context, canvas, continued=False, debug=debug)
-    return _with_prefill(decoded, span)
+    return _with_prefill(replace(decoded, exactness=exactness), span)
 
 
 def rollouts(
@@ -68,18 +68,18 @@ def rollouts(
     Raises:
         ValueError: when the driver cannot be right on this model, or there is no such section.
     """
-    compose(model.spec, driver, continued=True)
     if not seeds:
         raise ValueError("rollouts need at least one seed")
     start = section_start(canvas, section)
+    before, behind = canvas.part(0, start), canvas.part(start, len(canvas))
+    compose(model, driver, before, continued=True)
+    exactness = compose(model, driver, behind, continued=True)
     context, span = _read(model, [prompt], canvas)
-    head = driver.decode(model, context, canvas.part(0, start), debug=debug)
+    head = driver.decode(model, context, before, debug=debug)
     branches = replace(driver, choice=Gumbel(temperature, tuple(seeds)))
-    tail = branches.decode(
-        model, context.fork(len(seeds)), canvas.part(start, len(canvas)),
-        continued=False, debug=debug,
-    )  # fmt: skip
-    return _with_prefill(replace(tail, forked=len(seeds)).after(head), span)
+    tail = branches.decode(model, context.fork(len(seeds)), behind, continued=False, debug=debug)
+    decoded = replace(tail, forked=len(seeds), exactness=exactness).after(head)
+    return _with_prefill(decoded, span)
 
 
 def section_start(canvas: Canvas, section: str | None = None) -> int:

@@ -59,6 +59,10 @@ class SelfSpeculative:
         """The same whatever is skipped."""
         return "self_speculation"
 
+    def check(self, model: LanguageModel, canvas: Canvas | None) -> None:
+        """See `Driver`: the model has to have the layers that drafts leave out."""
+        Skipping(cast(LayeredModel, model), self.skip)
+
     def decode(
         self,
         model: LanguageModel,
@@ -68,11 +72,7 @@ class SelfSpeculative:
         continued: bool = True,
         debug: bool = False,
     ) -> Decoded:
-        """See `driver.Driver`.
-
-        Raises:
-            ValueError: when the model has not the layers that are to be skipped.
-        """
+        """See `driver.Driver`."""
         shallow = Skipping(cast(LayeredModel, model), self.skip)
         rows, n = len(context.logits), len(canvas)
         answer = Answer(model.spec, canvas, rows, context.logits.device)

@@ -8,6 +8,7 @@ that began as autoregressive ones have none (Skip to the Good Part, arXiv 2603.0
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ __all__ = ["Skipping", "Watched", "redundant"]
 class Skipping(Wrapped):
     """A model without some of its layers: they neither compute nor keep anything, in any pass.
 
-    Its layers are numbered anew; `kept` says which ones of the model they are.
+    Its layers are numbered anew; `kept` says which ones of the model they are. What it answers is
+    `Exactness.LOSSY`, and `compose` lets it decode only where the model is a native one.
 
     Args:
         model: any.
@@ -40,6 +42,12 @@ class Skipping(Wrapped):
             )
         self.kept = tuple(layer for layer in range(model.layers) if layer not in self.skip)
         self.layers = len(self.kept)
+        if self.skip:
+            left_out = tuple(sorted(self.skip))
+            self.spec = replace(
+                model.spec, skipped=model.spec.skipped + left_out,
+                digest=f"{model.spec.digest}, without layers {left_out}",
+            )  # fmt: skip
 
     def project(
         self, layer: int, hidden: torch.Tensor, rotary: Any

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from fastloop.accel.decoding.kv import KVCache
+from fastloop.accel.decoding.model import ModelSpec
 
-__all__ = ["SlotStore"]
+__all__ = ["SlotStore", "check_slots"]
 
 
 class SlotStore(KVCache):
@@ -84,3 +85,16 @@ class SlotStore(KVCache):
         if self.prefix:
             buffer[:, :, : self.prefix] = self._prompt.read(layer)[part]
         return buffer
+
+
+def check_slots(name: str, spec: ModelSpec) -> None:
+    """Refuse a model some of whose layers hold fewer slots than others.
+
+    Raises:
+        ValueError: naming the driver that would keep keys in slots.
+    """
+    if spec.pruned:
+        raise ValueError(
+            f"{name} keeps keys of all layers in the same slots, and later layers of a model that "
+            "prunes hold fewer; decode with a driver that keeps them as they are (SectionDiffusion)"
+        )

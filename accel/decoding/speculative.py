@@ -11,6 +11,7 @@ from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.choose import Choice, Greedy
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.cycle import Cycle
+from fastloop.accel.decoding.driver import Unconditional
 from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.passes import Passes
 from fastloop.accel.decoding.result import Decoded, Exactness
@@ -20,7 +21,7 @@ __all__ = ["Speculative"]
 
 
 @dataclass(frozen=True)
-class Speculative:
+class Speculative(Unconditional):
     """Scaffold speculation (Fast-dDrive) over the blocks of the canvas, or over sliding windows.
 
     A cycle fills a window in one bidirectional pass that is not kept, reads it in one causal pass,
@@ -50,7 +51,6 @@ class Speculative:
     exactness: ClassVar[Exactness] = Exactness.LOSSLESS
     regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.CAUSAL, Regime.CAUSAL_CONTEXT})
     shifts: ClassVar[frozenset[int]] = frozenset({1})
-    refusal: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:

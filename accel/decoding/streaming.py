@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -102,6 +102,13 @@ class Streaming:
         """The same whatever is written when."""
         return "streaming"
 
+    def check(self, model: LanguageModel, canvas: Canvas | None) -> None:
+        """See `Driver`."""
+        if canvas is not None:
+            # The window goes on whatever the blocks are.
+            whole = replace(canvas, block=torch.zeros_like(canvas.block))
+            self.commit.check(model.spec, whole)
+
     def decode(
         self,
         model: LanguageModel,
@@ -111,12 +118,8 @@ class Streaming:
         continued: bool = True,
         debug: bool = False,
     ) -> Decoded:
-        """See `driver.Driver`.
-
-        Raises:
-            ValueError: when the commit policy is not made for this model or canvas.
-        """
-        self.commit.check(model.spec, canvas)
+        """See `driver.Driver`."""
+        self.check(model, canvas)
         rows, n = len(context.logits), len(canvas)
         answer = Answer(model.spec, canvas, rows, context.logits.device)
         passes = Passes(model, context, debug=debug)

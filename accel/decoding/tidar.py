@@ -14,6 +14,7 @@ from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.choose import Choice, Greedy
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.cycle import Cycle
+from fastloop.accel.decoding.driver import Unconditional
 from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.passes import Passes
 from fastloop.accel.decoding.result import Decoded, Exactness
@@ -22,7 +23,7 @@ __all__ = ["TiDAR"]
 
 
 @dataclass(frozen=True)
-class TiDAR:
+class TiDAR(Unconditional):
     """Draft in diffusion, verify autoregressively, in a single forward (TiDAR, Liu et al. 2025).
 
     A pass is over the window of drafts, causally, and over one group of `size` slots for each

@@ -6,9 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastloop.accel.config import AccelConfig, RefineConfig
-from fastloop.config import PolicyConfig, SamplerOverrides
+from fastloop.config import PolicyConfig, SamplerOverrides, TrainVerbConfig
 
-__all__ = ["ArmConfig", "BenchConfig", "DecodeArmConfig", "DecodeBenchConfig", "ProjectionConfig"]
+__all__ = [
+    "ArmConfig",
+    "BenchConfig",
+    "DecodeArmConfig",
+    "DecodeBenchConfig",
+    "ProjectionConfig",
+    "TrainBenchConfig",
+]
 
 
 @dataclass
@@ -71,6 +78,11 @@ class DecodeArmConfig:
             answered with all that there are.
         commit: of drivers that denoise: which slots are written after a pass.
         threshold: of those that have one: the confidence from which on a token stands.
+        filter: of the commit policy `learned`: path of a filter.
+        skip: layers that are left out: of drafts by the driver `layer_skip`, else of every pass.
+        prune: how tokens of pictures are left out: `withdrawn`, `early`, `late` or `progressive`.
+        kept: the share of them that is kept then.
+        guidance: weight of classifier-free guidance; 0 for none.
         temperature: 0 for the likeliest token.
         rollouts: answers that share all but their last section.
         selector: how they become one plan: `mean`, `medoid` or `feasible`.
@@ -79,6 +91,11 @@ class DecodeArmConfig:
     driver: str = ""
     commit: str = "confidence"
     threshold: float = 0.9
+    filter: str = ""
+    skip: list[int] = field(default_factory=list)
+    prune: str = ""
+    kept: float = 0.5
+    guidance: float = 0.0
     temperature: float = 0.0
     rollouts: int = 1
     selector: str = "mean"
@@ -136,3 +153,15 @@ class DecodeBenchConfig:
     seed: int = 0
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     run_dir: str | None = None
+
+
+@dataclass
+class TrainBenchConfig(TrainVerbConfig):
+    """Training a head on kept embeddings beside training the same policy end to end: time of a step
+    and of an epoch, and of writing the embeddings.
+
+    Attributes:
+        repeats: timed steps of each, in turns. The others are those of `TrainVerbConfig`.
+    """
+
+    repeats: int = 10

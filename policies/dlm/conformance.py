@@ -94,7 +94,7 @@ def _checks(model: LayeredModel) -> Iterator[tuple[str, Callable[[Specimen], Out
         yield "branches say what their trunk would", _branches
     for driver in (Autoregressive(), SectionDiffusion(), Speculative()):
         try:
-            compose(model.spec, driver)
+            compose(model, driver)
         except ValueError:
             continue
         yield f"{driver.name}: given slots stand, the mask id is never written", _decodes(driver)

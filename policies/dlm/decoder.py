@@ -1,8 +1,8 @@
 """Stock decoders of transformers (Llama, Qwen2, Qwen3) as the decoding engine asks for them.
 
 These classes differ in biases and in norms of queries and keys; what a language diffusion model
-changes is what attends to what, and at which slot a logit is read. So one class serves all: it
-calls the modules of a network one by one, with positions and masks made here.
+changes is what attends to what, and at which slot a logit is read. So one class serves all, with
+positions and masks made here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.kv import KVCache
 from fastloop.accel.decoding.layered import Reading, layers_of, prefilled, without_padding
 from fastloop.accel.decoding.model import ModelSpec, Regime
+from fastloop.policies.dlm.layers import StockLayers
 
 __all__ = ["Decoder", "prompt_mask", "reading"]
 
-Rotation = tuple[torch.Tensor, torch.Tensor]
 
-
-class Decoder:
+class Decoder(StockLayers):
     """``LlamaForCausalLM``, ``Qwen2ForCausalLM`` or ``Qwen3ForCausalLM`` as a `LayeredModel`.
 
     Nothing is remembered between calls. A model whose prompts hold pictures overrides `read`.
@@ -51,10 +50,8 @@ class Decoder:
             token = getattr(spec, name)
             if token is not None and not 0 <= token < vocab:
                 raise ValueError(f"{name} {token} is not of a vocabulary of {vocab} tokens")
-        self.network = network.eval()
+        super().__init__(network.eval(), network.model)
         self.spec = spec
-        self.layers = len(network.model.layers)
-        self.scale = float(network.model.layers[0].self_attn.scaling)
 
     @property
     def device(self) -> torch.device:
@@ -129,49 +126,6 @@ class Decoder:
         mask = without_padding(self.spec, positions, mask)
         hidden = layers_of(self, range(self.layers), self.embed(ids), positions, mask, kv)
         return self.head(hidden)
-
-    @torch.no_grad()
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """See `LayeredModel.embed`."""
-        embeddings: torch.Tensor = self.network.model.embed_tokens(ids)
-        return embeddings
-
-    @torch.no_grad()
-    def rotary(self, positions: torch.Tensor) -> Rotation:
-        """Cosines and sines (B, 1, Q, D), of the dtype of the network."""
-        model = self.network.model
-        cos, sin = model.rotary_emb(model.embed_tokens.weight, positions)
-        return cos[:, None], sin[:, None]
-
-    @torch.no_grad()
-    def project(
-        self, layer: int, hidden: torch.Tensor, rotary: Rotation
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See `LayeredModel.project`."""
-        block = self.network.model.layers[layer]
-        attention, normed = block.self_attn, block.input_layernorm(hidden)
-        queries, keys, values = (
-            part(normed).unflatten(-1, (-1, attention.head_dim))
-            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        if hasattr(attention, "q_norm"):  # Qwen3
-            queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-        queries, keys = (_turned(part.transpose(1, 2), rotary) for part in (queries, keys))
-        return queries, keys, values.transpose(1, 2)
-
-    @torch.no_grad()
-    def finish(self, layer: int, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        """See `LayeredModel.finish`."""
-        block = self.network.model.layers[layer]
-        hidden = hidden + block.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
-        after: torch.Tensor = hidden + block.mlp(block.post_attention_layernorm(hidden))
-        return after
-
-    @torch.no_grad()
-    def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """See `LayeredModel.head`."""
-        logits: torch.Tensor = self.network.lm_head(self.network.model.norm(hidden))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _unread(self, ids: list[torch.Tensor], room: int) -> Context:
         prompt = pad_sequence(ids, batch_first=True, padding_side="left")
@@ -251,10 +205,3 @@ def prompt_mask(spec: ModelSpec, slots: int, device: torch.device | str = "cpu")
     elif spec.regime is Regime.BLOCK_CAUSAL:
         at = at // spec.block_size
     return (at[:, None] >= at)[None]
-
-
-def _turned(part: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Queries or keys (B, H, Q, D) under rotary embedding, whose halves are turned as pairs."""
-    cos, sin = rotation
-    first, second = part.chunk(2, -1)
-    return part * cos + torch.cat([-second, first], -1) * sin

@@ -27,7 +27,7 @@ from fastloop.policies.spec import EnvSpec, PolicySpec, SpecMismatchError
 from fastloop.policies.vla.answer import read_tokens
 from fastloop.policies.vla.canvas import Layout, build_layout
 from fastloop.policies.vla.checkpoint import TOKENIZER, load_vlm
-from fastloop.policies.vla.decoding import DecodingConfig, build_driver
+from fastloop.policies.vla.decoding import DecodingConfig, build_driver, build_model
 from fastloop.policies.vla.images import PatchConfig, Pictures
 from fastloop.policies.vla.manifest import Manifest, read_manifest
 from fastloop.policies.vla.prompt import Prompt, Template, build_prompt, load_template
@@ -84,7 +84,8 @@ class VisionLanguagePlanner:
         self.model, self.layout, self.template = model, layout, template
         self.pictures = pictures
         self.decoding = decoding or DecodingConfig()
-        self.driver = build_driver(self.decoding, model.spec, Greedy())
+        self.writer = build_model(self.decoding, model)
+        self.driver = build_driver(self.decoding, self.writer, Greedy(), layout.canvas)
         self.name, self.digest = "vision_language", model.spec.digest
         self.spec = PolicySpec(
             inputs={key: env.observations[key] for key in reads},
@@ -219,11 +220,11 @@ class VisionLanguagePlanner:
             seeds = tuple(_seed(key, 0) for key in keys)
             choice: Choice = Gumbel(config.temperature, seeds) if config.temperature else Greedy()
             driver: Any = replace(self.driver, choice=choice)
-            decoded = decode(self.model, prompts, canvas, driver)
+            decoded = decode(self.writer, prompts, canvas, driver)
             return decoded.tokens[:, None], decoded.report()
         parts = [
             rollouts(
-                self.model, prompt, canvas, self.driver, temperature=config.temperature,
+                self.writer, prompt, canvas, self.driver, temperature=config.temperature,
                 seeds=[_seed(key, n) for n in range(config.rollouts)],
             )
             for prompt, key in zip(prompts, keys, strict=True)

@@ -1,7 +1,7 @@
 """Qwen2.5-VL and what was made of it (Fast-dVLM, Fast-dDrive) as the decoding engine asks for it.
 
 The network is the one of transformers, unchanged: its vision tower, its language model and its head
-are called one by one, with positions and masks made here.
+are called one by one, with positions and masks made here; its layers too, where somebody asks.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import torch
 
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.kv import KVCache
+from fastloop.accel.decoding.layered import Reading
 from fastloop.accel.decoding.model import ModelSpec
+from fastloop.policies.dlm.layers import StockLayers
 from fastloop.policies.vla.prompt import Prompt
 
 __all__ = ["Qwen25VL"]
 
 
-class Qwen25VL:
-    """``transformers.Qwen2_5_VLForConditionalGeneration`` as a `LanguageModel`.
+class Qwen25VL(StockLayers):
+    """``transformers.Qwen2_5_VLForConditionalGeneration`` as a `LayeredModel`.
 
     Nothing is remembered between calls: a picture takes up fewer positions than tokens, and
     `prefill` counts so, so that `Context.position` goes on where the pictures left off.
@@ -46,7 +48,7 @@ class Qwen25VL:
                 f"layers of kinds {sorted(set(text.layer_types))}; expected full_attention only: "
                 "set use_sliding_window to false"
             )
-        self.network = network.eval()
+        super().__init__(network.eval(), network.model.language_model)
         self.spec = spec
 
     @property
@@ -75,6 +77,26 @@ class Qwen25VL:
                 as its pictures take up, or one that leaves less than `room` of `window`.
         """
         self._check(prompts, room)
+        reading = self.read(prompts)
+        kv = KVCache(self.layers, reading.ids.shape[1] + room)
+        # Without a mask it is causal, so that no token sees what fills up its row behind it.
+        hidden = self._layers(reading.hidden, reading.positions, None, kv)
+        rows = torch.arange(len(prompts), device=self.device)
+        return Context(
+            kv=kv,
+            visible=reading.visible,
+            position=reading.position,
+            logits=self._logits(hidden[rows, reading.visible.sum(1) - 1]),
+        )
+
+    @torch.no_grad()
+    def read(self, prompts: Sequence[Prompt]) -> Reading:
+        """See `LayeredModel.read`; pictures of all rows in one pass, positions (3, B, P).
+
+        Raises:
+            ValueError: as `prefill`.
+        """
+        self._check(prompts, 0)
         network, device = self.network, self.device
         read = torch.nn.utils.rnn.pad_sequence([prompt.ids for prompt in prompts], batch_first=True)
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
@@ -93,17 +115,12 @@ class Qwen25VL:
             embeddings = embeddings.masked_scatter(
                 pictures.to(device)[..., None], torch.cat(list(seen)).to(embeddings.dtype)
             )
-        kv = KVCache(network.config.text_config.num_hidden_layers, read.shape[1] + room)
-        # Without a mask it is causal, so that no token sees what fills up its row behind it.
-        hidden = self._layers(embeddings, positions.to(device), None, kv)
-        rows = torch.arange(len(prompts), device=device)
-        last = hidden[rows, lengths.to(device) - 1]
-        return Context(
-            kv=kv,
-            visible=visible.to(device),
-            position=following.to(device),
-            logits=self._logits(last),
-        )
+        causal = torch.ones(read.shape[1], read.shape[1], dtype=torch.bool).tril()
+        return Reading(
+            ids=read.to(device), hidden=embeddings, positions=positions.to(device),
+            mask=(causal & visible[:, None]).to(device), visible=visible.to(device),
+            visual=pictures.to(device), position=following.to(device),
+        )  # fmt: skip
 
     @torch.no_grad()
     def forward(

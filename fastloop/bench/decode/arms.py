@@ -12,13 +12,14 @@ import torch
 
 from fastloop.accel.decoding.autoregressive import Autoregressive
 from fastloop.accel.decoding.choose import Choice, Greedy, Gumbel
+from fastloop.accel.decoding.compose import compose
 from fastloop.accel.decoding.driver import Driver
 from fastloop.accel.decoding.model import LanguageModel
 from fastloop.accel.decoding.result import Decoded, Exactness
 from fastloop.accel.decoding.rollouts import decode, rollouts
 from fastloop.bench.config import DecodeBenchConfig
 from fastloop.bench.decode.subject import Subject
-from fastloop.policies.vla.decoding import DecodingConfig
+from fastloop.policies.vla.decoding import DecodingConfig, build_model
 from fastloop.policies.vla.policy import IMAGES, VisionLanguagePlanner
 from fastloop.policies.vla.prompt import Prompt
 from fastloop.policies.vla.qwen25vl import Qwen25VL
@@ -48,7 +49,7 @@ class DecodeArm:
     @property
     def exact(self) -> bool:
         """Whether it must write what the model says token by token."""
-        return self.planner.driver.exactness is Exactness.LOSSLESS
+        return compose(self.planner.writer, self.planner.driver) is Exactness.LOSSLESS
 
     @property
     def forks(self) -> bool:
@@ -72,6 +73,7 @@ class DecodeArm:
             config: number of rollouts and temperature, instead of its own.
         """
         config = config or self.config
+        model = build_model(config, model)
         writer: Any = driver or self.planner.driver
         canvas, seeds = self.planner.layout.canvas, tuple(range(config.rollouts))
         if self.forks:

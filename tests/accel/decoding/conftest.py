@@ -21,7 +21,7 @@ class Tiny:
 
     def __init__(self, regime=Regime.CAUSAL_CONTEXT, seed=0, stop_id=None, logit_shift=1, layers=3):
         self.spec = ModelSpec(
-            regime, VOCAB, MASK, stop_id=stop_id, logit_shift=logit_shift, block_size=4
+            regime, VOCAB, MASK, stop_id=stop_id, logit_shift=logit_shift, block_size=4, native=True
         )
         self.layers = layers
         random = torch.Generator().manual_seed(seed)

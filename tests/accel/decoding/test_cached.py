@@ -420,7 +420,7 @@ def test_nothing_to_write(toy):
 @pytest.mark.parametrize("regime", sorted(set(Regime) - set(REGIMES)))
 def test_regimes_that_keep_exactly_are_refused(toy, regime):
     with pytest.raises(ValueError, match=f"dual_cache cannot be right on a {regime.value} model"):
-        compose(toy.Model(regime).spec, CachedDiffusion(cache=DualCache()))
+        compose(toy.Model(regime), CachedDiffusion(cache=DualCache()))
 
 
 def test_a_filter_for_blocks_needs_blocks(toy):

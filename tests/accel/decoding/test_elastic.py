@@ -15,7 +15,8 @@ from fastloop.accel.decoding import (
     decode,
 )
 from fastloop.accel.decoding.commits import Commit
-from fastloop.accel.decoding.elastic import Elastic, _Reader
+from fastloop.accel.decoding.drift import Drifting
+from fastloop.accel.decoding.elastic import Elastic
 from fastloop.accel.decoding.pruning import Pruned
 
 COMMITS = [Confidence(0.0), Confidence(0.25), Confidence(0.9), FixedCount(2), Sequential()]
@@ -152,7 +153,7 @@ def test_what_is_stale_is_that_of_plain_loops(toy, gamma, window):
         expected, expected_work = elastic_loops(model, ids, window, gamma)
         decoded = decode(model, [toy.prompt], canvas, driver, debug=True)
         assert torch.equal(decoded.tokens[0], expected[len(toy.prompt) :])
-        reader = _Reader(model, driver)
+        reader = Drifting(model, gamma, window, None)
         context = model.prefill([toy.prompt], room=14)
         context.kv.crop = lambda slots: None
         SectionDiffusion(commit=First(Sequential(), window)).decode(reader, context, canvas)
@@ -168,7 +169,7 @@ def test_drift_reads_more(toy):
     model, canvas = toy.Model(Regime.FULL, seed=2), whole(toy, 2)
     work = {}
     for gamma in (0.0, 0.9, 2.0):
-        reader = _Reader(model, Elastic(gamma=gamma, window=4))
+        reader = Drifting(model, gamma, 4, None)
         context = model.prefill([toy.prompt], room=len(canvas))
         context.kv.crop = lambda slots: None
         SectionDiffusion(commit=First(Sequential(), 4)).decode(reader, context, canvas)

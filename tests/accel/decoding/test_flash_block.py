@@ -14,7 +14,7 @@ from fastloop.accel.decoding import (
     decode,
     rollouts,
 )
-from fastloop.accel.decoding.flash_block import FlashBlock, _Reader
+from fastloop.accel.decoding.flash_block import FlashBlock, _FlashBlock
 from fastloop.accel.decoding.layered import attention, attention_and_mass
 from fastloop.accel.decoding.pruning import Pruned
 
@@ -169,7 +169,7 @@ def test_a_row_that_looks_anew_leaves_others_as_they_were(toy):
     prompts = [toy.prompt, toy.prompt[::-1]]
 
     def said(rows):
-        reader = _Reader(model, 2)
+        reader = _FlashBlock(model, 2)
         context = model.prefill([prompts[row] for row in rows], room=12)
         for ids in (empty[rows], later[rows]):
             length = context.kv.length
@@ -202,7 +202,7 @@ def test_looks_and_books(toy):
         canvas.tokens, canvas.given, canvas.block * 0, canvas.section, canvas.kind, canvas.allowed
     )
     context = model.prefill([toy.prompt], room=8)
-    reader = _Reader(model, 3)
+    reader = _FlashBlock(model, 3)
     decoded = SectionDiffusion(commit=Sequential()).decode(reader, context, canvas)
     assert decoded.forwards["denoise"] == 8
     assert reader.looks == 4  # with 0, 3 and 6 values written, and with all of them

@@ -10,7 +10,6 @@ from fastloop.accel.decoding import (
     Exactness,
     Greedy,
     Gumbel,
-    ModelSpec,
     Regime,
     SectionDiffusion,
     Speculative,
@@ -122,21 +121,21 @@ def test_where_branches_begin(toy):
 
 @pytest.mark.parametrize("regime", Regime)
 def test_what_composes(toy, regime):
-    spec = ModelSpec(regime, toy.VOCAB, toy.MASK)
+    model = toy.Model(regime)
     causal = regime in (Regime.CAUSAL, Regime.CAUSAL_CONTEXT)
     for driver in DRIVERS:
         if causal:
-            assert compose(spec, driver) is Exactness.LOSSLESS
+            assert compose(model, driver) is Exactness.LOSSLESS
         else:
             with pytest.raises(ValueError, match=f"cannot be right on a {regime.value} model"):
-                compose(spec, driver)
+                compose(model, driver)
             with pytest.raises(ValueError, match="cannot be right"):
                 decode(toy.Model(regime), [toy.prompt], toy.canvas(1), driver)
     if regime is Regime.CAUSAL:
         with pytest.raises(ValueError, match="never trained to fill masks"):
-            compose(spec, SectionDiffusion())
+            compose(model, SectionDiffusion())
     else:
-        assert compose(spec, SectionDiffusion()) is Exactness.EXACT_KV
+        assert compose(model, SectionDiffusion()) is Exactness.EXACT_KV
     if regime in (Regime.FULL, Regime.PREFIX_LM):
         with pytest.raises(ValueError, match="nothing of an answer is kept"):
             rollouts(
@@ -146,13 +145,13 @@ def test_what_composes(toy, regime):
 
 
 def test_logits_that_speak_of_their_own_slot_verify_nothing(toy):
-    spec = ModelSpec(Regime.CAUSAL_CONTEXT, toy.VOCAB, toy.MASK, logit_shift=0)
+    model = toy.Model(logit_shift=0)
     with pytest.raises(ValueError, match="logit_shift 1"):
-        compose(spec, Speculative())
+        compose(model, Speculative())
     with pytest.raises(ValueError, match="logit_shift 1"):
-        compose(spec, SectionDiffusion(seed=True))
+        compose(model, SectionDiffusion(seed=True))
     with pytest.raises(ValueError, match="not 2"):
-        compose(ModelSpec(Regime.CAUSAL, 5, 4, logit_shift=2), Autoregressive())
+        compose(toy.Model(logit_shift=2), Autoregressive())
 
 
 def test_bad_orders_are_refused(toy):
