@@ -1,6 +1,7 @@
 """A head is trained on what a frozen encoder made; the policy drives from what it sees."""
 
 import dataclasses
+import json
 import shutil
 import signal
 
@@ -335,3 +336,24 @@ def test_relative_actions_keep_what_they_are_relative_to(source, demos, tmp_path
     told = [f"network.encoder={source}", "network.relative_to=observation.state"]
     assert train(tmp_path, demos, *LONG, *told) == 0
     assert load_checkpoint(tmp_path / "policy").relative_to == "observation.state"
+
+
+def test_the_head_beside_training_end_to_end(source, demos, tmp_path, capsys):
+    told = [f"network.encoder={source}", "repeats=2", f"run_dir={tmp_path}"]
+    assert cli.main(["bench", "train", *SIM, *SMALL, *LONG, f"dataset.path={demos}", *told]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    found = {name: metric["value"] for name, metric in result["metrics"].items()}
+    assert min(found.values()) > 0
+    for arm in ("head", "end_to_end"):
+        steps = 20 / 4  # of an epoch: 20 frames in batches of 4
+        assert found[f"{arm}_epoch_s"] == pytest.approx(found[f"{arm}_step_ms"] * steps / 1e3)
+    ratio = found["end_to_end_step_ms"] / found["head_step_ms"]
+    assert found["speedup"] == pytest.approx(ratio)
+    assert "embeddings, once" in capsys.readouterr().out
+    assert (tmp_path / "embeddings.hdf5").exists()
+
+
+def test_a_bench_without_an_encoder_says_so(demos, tmp_path, capsys):
+    told = ["bench", "train", *SIM, *SMALL, f"dataset.path={demos}", f"run_dir={tmp_path / 'run'}"]
+    assert cli.main(told) == 2
+    assert "say whose encoder is taken over with network.encoder" in capsys.readouterr().err
