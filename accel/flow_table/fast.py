@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 __all__ = ["log_mixture", "nearest"]
 
 ROOM = 1 << 20  # numbers between the product and the sum; they should stay in the cache
+NEGLIGIBLE = -80.0  # its exponential is; those of less are denormal numbers, on which CPUs crawl
+
+
+Array = NDArray[np.floating]
 
 
 @overload
-def log_mixture(
-    features: NDArray[np.floating], matrix: NDArray[np.floating]
-) -> NDArray[np.floating]: ...
+def log_mixture(features: Array, matrix: Array) -> Array: ...
 
 
 @overload
@@ -28,8 +30,8 @@ def log_mixture(features: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor: .
 
 
 def log_mixture(
-    features: torch.Tensor | NDArray[np.floating], matrix: torch.Tensor | NDArray[np.floating]
-) -> torch.Tensor | NDArray[np.floating]:
+    features: torch.Tensor | Array, matrix: torch.Tensor | Array
+) -> torch.Tensor | Array:
     """See `reference.log_mixture`; arrays give an array, tensors a tensor."""
     if isinstance(features, np.ndarray) or isinstance(matrix, np.ndarray):
         return _numpy(np.asarray(features), np.asarray(matrix))
@@ -41,18 +43,18 @@ def log_mixture(
         some = matrix[first : first + rows].transpose(1, 2)
         terms = (some.reshape(-1, F) @ features.T).view(-1, M, K)
         highest = terms.amax(1)
-        terms.sub_(highest[:, None]).exp_()
+        terms.sub_(highest[:, None]).clamp_(min=NEGLIGIBLE).exp_()
         torch.sum(terms, 1, out=result[first : first + rows])
         result[first : first + rows].log_().add_(highest)
     return result
 
 
-def _numpy(features: NDArray[np.floating], matrix: NDArray[np.floating]) -> NDArray[np.floating]:
+def _numpy(features: Array, matrix: Array) -> Array:
     result = np.empty((len(matrix), len(features)), features.dtype)
     for row, one in zip(result, matrix, strict=True):
         terms = one.T @ features.T
         highest = terms.max(0)
-        terms -= highest
+        np.maximum(terms - highest, NEGLIGIBLE, out=terms)
         np.exp(terms, out=terms)
         row[:] = np.log(terms.sum(0)) + highest
     return result

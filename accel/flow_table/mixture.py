@@ -70,7 +70,7 @@ class Mixture:
         most = int(kept.sum(-1).max())
         if most == kept.shape[-1] and bool(kept.all()):
             return self
-        order = kept.to(torch.int8).argsort(-1, descending=True, stable=True)[:, :most]
+        order = kept.byte().sort(dim=-1, descending=True, stable=True).indices[:, :most]
         weights = self.log_weights.masked_fill(~kept, -math.inf).gather(1, order)
         places = order[..., None].expand(-1, -1, self.means.shape[-1])
         return Mixture(weights, self.means.gather(1, places), self.variances.gather(1, places))

@@ -29,7 +29,7 @@ def _log_mixture(
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     f = tl.arange(0, BLOCK_F)
     here = features + k.to(tl.int64)[:, None] * feature_k + f[None, :] * feature_f
-    x = tl.load(here, mask=(k[:, None] < K) & (f[None, :] < F), other=0.0)
+    x = tl.load(here, mask=(k[:, None] < K) & (f[None, :] < F), other=1.0)
     highest = tl.full((BLOCK_K,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_K,), tl.float32)
     for start in range(0, M, BLOCK_M):

@@ -19,6 +19,7 @@ with pytest.MonkeyPatch.context() as environment:
     importlib.import_module("fastloop.accel.kernels.language")
     for kernel in ("attention", "ffn", "reused_run", "shared_prefix"):
         importlib.import_module(f"fastloop.accel.kernels.{kernel}.triton_kernels")
+    importlib.import_module("fastloop.accel.flow_table.triton_kernels")
 
 
 @pytest.fixture
