@@ -221,14 +221,14 @@ def windows(
 
 
 def trajectories(
-    root: str | Path, scene: str, *, past: int = 8, future: int = 12, min_pedestrians: int = 1
+    path: str | Path, scene: str, *, past: int = 8, future: int = 12, min_pedestrians: int = 1
 ) -> TrajectoryData:
     """Every complete trajectory of the benchmark, in its pedestrian's `AgentFrame`.
 
     Two situations are the same where the pasts are, seen from the pedestrian.
 
     Args:
-        root: as `split` takes it.
+        path: the root, as `split` takes it.
         scene: the held-out one of `SCENES`.
         past: P, the present included.
         future: T.
@@ -243,12 +243,12 @@ def trajectories(
     for part in ("train", "val", "test"):
         found = [
             _complete(recording, past, past + future, min_pedestrians)
-            for recording in split(root, scene, part)
+            for recording in split(path, scene, part)
         ]
         parts[part] = Trajectories.joined(found)
         if not len(parts[part]):
             raise DatasetError(
-                f"{root} holds no trajectory of {past} + {future} times for {part} of {scene}"
+                f"{path} holds no trajectory of {past} + {future} times for {part} of {scene}"
             )
     return TrajectoryData(f"ETH/UCY, {scene} held out", **parts, hz=HZ,
                           same_situation=SAME_SITUATION)  # fmt: skip

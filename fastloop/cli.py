@@ -37,7 +37,14 @@ VERBS = {
 }
 
 # Verbs that are followed by a word for what they are about, and the configuration of each.
-TASKS = {"bench": {"denoise": "bench", "decode": "bench_decode"}}
+TASKS = {
+    "bench": {
+        "denoise": "bench",
+        "decode": "bench_decode",
+        "train": "bench_train",
+        "forecast": "bench_forecast",
+    },
+}
 
 USER_ERRORS = (
     ValueError, OSError, FloatingPointError, AcceleratorIdleError, MissingExtraError,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hydra.core.config_store import ConfigStore
 
-from fastloop.bench.config import BenchConfig, DecodeBenchConfig
+from fastloop.bench.config import BenchConfig, DecodeBenchConfig, TrainBenchConfig
+from fastloop.bench.forecast.config import ForecastBenchConfig
 from fastloop.config import (
     CalibrateConfig,
     EvalConfig,
@@ -25,7 +26,12 @@ SCHEMAS = {
     "info": InfoConfig,
     "score": ScoreConfig,
 }
-TASK_SCHEMAS = {"bench_decode": DecodeBenchConfig}  # of verbs that are about several things
+# Of verbs that are about several things.
+TASK_SCHEMAS = {
+    "bench_decode": DecodeBenchConfig,
+    "bench_forecast": ForecastBenchConfig,
+    "bench_train": TrainBenchConfig,
+}
 
 
 def register() -> None:

@@ -1,5 +1,5 @@
 """`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success; and
-`fastloop bench decode`, see `fastloop.bench.decode`."""
+`fastloop bench decode`, `forecast` and `train`, see the modules of these names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 from rich.console import Console
 
 from fastloop.arms import loop_threads, time_plans
+from fastloop.bench import training
 from fastloop.bench.action_error import decide
 from fastloop.bench.arms import PUBLISHED, BenchArm, make_arm, published_arm
 from fastloop.bench.chunks import Chunks
-from fastloop.bench.config import BenchConfig, DecodeBenchConfig
+from fastloop.bench.config import BenchConfig, DecodeBenchConfig, TrainBenchConfig
 from fastloop.bench.decode import run as decode
 from fastloop.bench.findings import ArmFindings, measure_work, metrics
+from fastloop.bench.forecast import run as forecast
+from fastloop.bench.forecast.config import ForecastBenchConfig
 from fastloop.bench.page import render_bench
 from fastloop.bench.parity import measure_parity
 from fastloop.bench.report import print_tables
@@ -32,7 +35,7 @@ HELD_OUT = 800_000  # first seed of episodes that no plan is decided on and no s
 WATCHED_PLANS = 5
 
 
-def run(config: BenchConfig | DecodeBenchConfig) -> int:
+def run(config: BenchConfig | DecodeBenchConfig | TrainBenchConfig | ForecastBenchConfig) -> int:
     """Measure, write the run folder and print the tables.
 
     Returns:
@@ -40,6 +43,10 @@ def run(config: BenchConfig | DecodeBenchConfig) -> int:
     """
     if isinstance(config, DecodeBenchConfig):
         return decode.run(config)
+    if isinstance(config, TrainBenchConfig):
+        return training.run(config)
+    if isinstance(config, ForecastBenchConfig):
+        return forecast.run(config)
     _check(config)
     console = Console()
     setup = set_up(config.policy, config.sim)

@@ -1,0 +1,1 @@
+"""`fastloop bench forecast`: forecasters of trajectories on one held-out part of recorded data."""

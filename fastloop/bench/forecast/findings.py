@@ -1,0 +1,59 @@
+"""What was found of each arm, and as ``result.json`` has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fastloop.bench.forecast.measure import UNITS
+from fastloop.sims.stats import Interval, LatencySummary
+
+__all__ = ["ForecastFindings", "metrics"]
+
+
+@dataclass(frozen=True)
+class ForecastFindings:
+    """One arm.
+
+    Attributes:
+        name: its.
+        errors: name of one of `UNITS` to its mean.
+        events: ``ece_<event>`` and ``auroc_<event>``.
+        gaps: of errors, in the mean of trajectories, beyond those of the first arm.
+        latency: of a forecast for one agent, and for several at once.
+    """
+
+    name: str
+    errors: Mapping[str, Interval]
+    events: Mapping[str, Interval]
+    gaps: Mapping[str, Interval]
+    latency: tuple[LatencySummary, LatencySummary]
+
+
+def metrics(arms: Sequence[ForecastFindings], agents: int) -> dict[str, dict[str, Any]]:
+    """The metrics of ``result.json``, named ``<quantity>_<arm>``."""
+    found: dict[str, dict[str, Any]] = {}
+    for arm in arms:
+        for name, interval in arm.errors.items():
+            found[f"{name}_{arm.name}"] = _measured(interval, UNITS[name])
+        for name, interval in arm.events.items():
+            found[f"{name}_{arm.name}"] = _measured(interval, "1")
+        for name, interval in arm.gaps.items():
+            found[f"{name}_difference_{arm.name}"] = _measured(interval, UNITS[name])
+        for of, latency in zip((1, agents), arm.latency, strict=True):
+            for name in ("p50", "p90", "p99", "max", "cold_max"):
+                value = _number(getattr(latency, name))
+                n = latency.cold_n if name == "cold_max" else latency.n
+                found[f"latency_{name}_{of}_{arm.name}"] = {"value": value, "unit": "ms", "n": n}
+    return found
+
+
+def _measured(interval: Interval, unit: str) -> dict[str, Any]:
+    return {"unit": unit} | {key: _number(value) for key, value in asdict(interval).items()}
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if math.isnan(value) else value

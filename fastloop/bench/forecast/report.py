@@ -1,0 +1,111 @@
+"""The bench as tables, for the terminal and for a page that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from fastloop.bench.forecast.findings import ForecastFindings
+from fastloop.bench.report import Table
+from fastloop.sims.report.console import text_table
+from fastloop.sims.report.markup import element, table
+from fastloop.sims.report.page import fill_page, provenance_section
+from fastloop.sims.report.text import difference_cell, milliseconds
+from fastloop.sims.stats import Interval
+
+__all__ = ["caption", "print_tables", "render_forecast_bench", "tables"]
+
+
+def caption(samples: int, drawn: int) -> str:
+    """How to read the tables."""
+    return (
+        f"ADE and FDE: mean and last distance, of the best of {samples} samples and of one sample "
+        f"in the mean. APD: how far the {samples} lie apart. MM: the best of {samples} for each of "
+        "the futures that followed situations alike. KDE: negative log-likelihood of the true "
+        f"points under a kernel density of {drawn} samples; own: that of the whole future under "
+        "the forecaster's own density, over the dimensions that it models: not on one scale "
+        "between arms. ECE: how far probabilities of events lie from frequencies; AUROC: how well "
+        "they tell; a forecaster of a single future says 0 or 1. Intervals are by a bootstrap over "
+        "pedestrians, or recordings of bodies."
+    )
+
+
+def tables(arms: Sequence[ForecastFindings], agents: int) -> list[Table]:
+    """What people read."""
+    events = [name.removeprefix("ece_") for name in arms[0].events if name.startswith("ece_")]
+    found = [
+        Table(
+            "The best of the samples, m",
+            ("arm", "ADE", "95% interval", "FDE", "95% interval"),
+            [[one.name, *_cells(one.errors["min_ade"]), *_cells(one.errors["min_fde"])]
+             for one in arms],
+        ),
+        Table(
+            f"Beside {arms[0].name}, m",
+            ("arm", "ADE", "FDE", "trajectories"),
+            [[one.name, difference_cell(one.gaps["min_ade"]), difference_cell(one.gaps["min_fde"]),
+              str(one.gaps["min_ade"].n)] for one in arms if one.gaps],
+        ),
+        Table(
+            "One sample, and all of them",
+            ("arm", "ADE of one, m", "FDE of one, m", "APD, m", "MMADE, m", "MMFDE, m",
+             "KDE, nats", "own, nats"),
+            [[one.name, *(_value(one.errors.get(name)) for name in
+              ("sample_ade", "sample_fde", "apd", "mm_ade", "mm_fde", "kde_nll", "nll"))]
+             for one in arms],
+        ),
+        Table(
+            "Probabilities of events",
+            ("arm", "event", "ECE", "95% interval", "AUROC", "95% interval"),
+            [[one.name, event, *_cells(one.events[f"ece_{event}"]),
+              *_cells(one.events[f"auroc_{event}"])] for event in events for one in arms],
+        ),
+        Table(
+            "Latency of a forecast",
+            ("arm", "agents", "p50", "p90", "p99", "max", "cold", "n"),
+            [[one.name, str(of), *map(milliseconds, (it.p50, it.p90, it.p99, it.max, it.cold_max)),
+              str(it.n)] for one in arms for of, it in zip((1, agents), one.latency, strict=True)],
+        ),
+    ]  # fmt: skip
+    return [one for one in found if one.rows]
+
+
+def print_tables(found: Sequence[Table], told: str, console: Console) -> None:
+    """Print all of them, and how to read them."""
+    for one in found:
+        console.print(text_table(one.title, one.head, one.rows))
+    console.print(told, style="dim", markup=False, highlight=False)
+
+
+def render_forecast_bench(
+    found: Sequence[Table], told: str, about: str, facts: Mapping[str, Any], config: str
+) -> str:
+    """The whole page.
+
+    Args:
+        found: the tables.
+        told: how to read them.
+        about: what was measured, in a few words.
+        facts: of the run, for its provenance.
+        config: the configuration as YAML.
+    """
+    title = f"Forecasting: {about}"
+    sections = [
+        element("section", element("h2", one.title), table(one.head, one.rows)) for one in found
+    ]
+    header = element("header", element("p", "fastloop bench forecast", class_="eyebrow"),
+                     element("h1", title), element("p", told))  # fmt: skip
+    return fill_page(title, [header, *sections, provenance_section(facts, config)])
+
+
+def _cells(interval: Interval) -> list[str]:
+    if math.isnan(interval.low):
+        return [_value(interval), "-"]
+    return [_value(interval), f"{interval.low:.3f} to {interval.high:.3f}"]
+
+
+def _value(interval: Interval | None) -> str:
+    return "-" if interval is None or math.isnan(interval.value) else f"{interval.value:.3f}"
