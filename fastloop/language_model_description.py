@@ -51,7 +51,7 @@ def describe_language_model(
         "regime": spec.regime.value,
         "block_size": spec.block_size,
         "logits speak of": "the next token" if spec.logit_shift else "their own",
-        "ids": {"mask": spec.mask_id, "null": spec.null_id, "stop": spec.stop_id},
+        "ids": {"mask": spec.mask_id, "null": spec.null_id, "stop": spec.stop_ids},
     }
     prompts = _shown(model) if isinstance(model, Pictured) else None
     return facts, conformance(model, prompts) if check else []

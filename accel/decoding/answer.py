@@ -22,7 +22,7 @@ class Answer:
         tokens: (B, n) int64.
         given: (n,) bool, on the device.
         values: for each slot whether it is to be filled, on the host.
-        stoppable: whether some slot may hold the model's stop id.
+        stoppable: whether some slot may hold a stop id of the model.
 
     Raises:
         ValueError: when the canvas is of another vocabulary, or a slot may hold nothing but the
@@ -43,12 +43,13 @@ class Answer:
         kinds = sorted(set(host.kind[~host.given].tolist()))
         if not allowed[kinds].any(1).all():
             raise ValueError(f"a slot may hold nothing but the mask id {spec.mask_id}")
-        host = replace(host, allowed=allowed).settled(keep=spec.stop_id)
+        host = replace(host, allowed=allowed).settled(keep=spec.stop_ids)
         if (host.tokens[host.given] == spec.mask_id).any():
             raise ValueError(f"a given slot holds the mask id {spec.mask_id}")
         self.spec, self.canvas = spec, host
         self.values: list[bool] = (~host.given).tolist()
-        self.stoppable = spec.stop_id is not None and bool(allowed[kinds, spec.stop_id].any())
+        self.stoppable = bool(allowed[kinds][:, list(spec.stop_ids)].any())
+        self._stops = torch.tensor(spec.stop_ids, dtype=torch.int64, device=device)
         self.given = host.given.to(device)
         self._kind, self._allowed = host.kind.to(device), allowed.to(device)
         self._choices = _few_tokens(allowed, sorted(set(host.kind[~host.given].tolist())), device)
@@ -77,15 +78,16 @@ class Answer:
         """Where (B, Q) tokens of slots (B or 1, Q) end the answer: a stop id that was not given."""
         if not self.stoppable:
             return torch.zeros_like(tokens, dtype=torch.bool)
-        return (tokens == self.spec.stop_id) & ~self.given[slots]
+        return torch.isin(tokens, self._stops) & ~self.given[slots]
 
     def finished(self) -> torch.Tensor:
-        """The tokens (B, n); all that follows a stop id that was chosen is a stop id."""
+        """The tokens (B, n); all that follows a stop id that was chosen is the first of them."""
         if not self.stoppable:
             return self.tokens
         slots = torch.arange(len(self), device=self.tokens.device)[None]
-        ended = self.stops(self.tokens, slots).cumsum(1) > 0
-        return self.tokens.masked_fill(ended, self.spec.stop_id or 0)
+        stops = self.stops(self.tokens, slots)
+        ended = stops.cumsum(1) > stops.long()
+        return self.tokens.masked_fill(ended, self.spec.stop_ids[0])
 
 
 def _few_tokens(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,10 +55,11 @@ class Canvas:
         """How many slots are to be filled."""
         return int((~self.given).sum())
 
-    def settled(self, *, keep: int | None = None) -> Canvas:
-        """The same with slots given that may take one token only, unless it is `keep`."""
+    def settled(self, *, keep: Sequence[int] = ()) -> Canvas:
+        """The same with slots given that may take one token only, unless it is one of `keep`."""
         token = self.allowed.int().argmax(1)
-        single = (self.allowed.sum(1) == 1) & (token != (-1 if keep is None else keep))
+        kept = torch.isin(token, torch.tensor(keep, dtype=torch.int64, device=token.device))
+        single = (self.allowed.sum(1) == 1) & ~kept
         forced = ~self.given & single[self.kind]
         tokens = torch.where(forced, token[self.kind], self.tokens)
         return replace(self, tokens=tokens, given=self.given | forced)

@@ -11,7 +11,12 @@ import torch
 from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.commits import Commit, FixedCount
 from fastloop.accel.decoding.commits.commit import confidence
-from fastloop.accel.decoding.commits.learned import BlockFilter, Calibration, certainty
+from fastloop.accel.decoding.commits.learned import (
+    BlockFilter,
+    Calibration,
+    certainty,
+    check_blocks,
+)
 from fastloop.accel.decoding.denoise import SectionDiffusion
 from fastloop.accel.decoding.model import LanguageModel
 from fastloop.accel.decoding.result import Decoded
@@ -51,18 +56,16 @@ def collect(
         model: with a digest.
         prompts: B, decoded in lock step.
         canvas: to be filled for each of them.
-        block_size: b, of every block.
+        block_size: b, of the largest block; in shorter ones what is missing counts as certain.
 
     Raises:
-        ValueError: when the model has no digest, or a block is of another size.
+        ValueError: when the model has no digest, or the largest block is of another size.
     """
     if not model.spec.digest:
         raise ValueError("a model without a digest cannot be told from others; give it one")
-    sizes = sorted({end - start for start, end in blocks(canvas)} - {block_size})
-    if sizes:
-        raise ValueError(f"the canvas has blocks of {sizes}, expected all of {block_size} slots")
+    check_blocks(canvas, block_size)
     careful = decode(model, prompts, canvas, SectionDiffusion(commit=FixedCount(1)))
-    hasty = _Hasty(careful, blocks(canvas))
+    hasty = _Hasty(careful, blocks(canvas), block_size)
     decode(model, prompts, canvas, SectionDiffusion(commit=hasty))
     certain, right, unwritten = (torch.cat(parts) for parts in zip(*hasty.notes, strict=True))
     return Examples(model.spec.digest, certain.float(), right, unwritten)
@@ -71,11 +74,11 @@ def collect(
 class _Hasty(Commit):
     """Writes whatever agrees with a known answer; of one call, since it counts its blocks."""
 
-    def __init__(self, careful: Decoded, spans: list[tuple[int, int]]) -> None:
+    def __init__(self, careful: Decoded, spans: list[tuple[int, int]], block_size: int) -> None:
         assert careful.written is not None
         assert careful.step_map is not None
         self._written, self._told = careful.written, careful.step_map >= 0
-        self._spans = iter(spans)
+        self._spans, self._size = iter(spans), block_size
         self.notes: list[tuple[torch.Tensor, ...]] = []
 
     def begin(self, values: int) -> Commit:
@@ -93,9 +96,10 @@ class _Hasty(Commit):
         """Take notes, then have nothing said but the known answer."""
         tokens = logits.argmax(-1)
         self._right = (tokens == self._known) & unwritten
-        certain = certainty(confidence(logits, tokens, unwritten))
-        rows = unwritten.any(1) & self._lives
-        self.notes.append((certain[rows], self._right[rows], unwritten[rows]))
+        certain = certainty(confidence(logits, tokens, unwritten), self._size)
+        rows, fill = unwritten.any(1) & self._lives, (0, self._size - unwritten.shape[1])
+        right, still = (torch.nn.functional.pad(part, fill) for part in (self._right, unwritten))
+        self.notes.append((certain[rows], right[rows], still[rows]))
         return torch.full_like(logits, -torch.inf).scatter(-1, self._known[..., None], 0.0)
 
     def __call__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -42,7 +42,7 @@ class ModelSpec:
         regime: what attends to what.
         vocab: V, rows of the logits.
         mask_id: the token that stands for "not yet written"; never written itself.
-        stop_id: ends an answer; None where nothing does.
+        stop_ids: each of them ends an answer; the first also stands behind its end.
         null_id: fills the rest of a field; None where nothing does.
         logit_shift: 1 where the logits of position p - 1 speak of position p, else 0.
         block_size: of a block as trained.
@@ -52,12 +52,14 @@ class ModelSpec:
         skipped: layers that are left out of every pass (`Skipping`).
         pruned: after how many passes which share of the tokens of pictures is left (`Pruned`).
         guided: weight of what the prompt changes (`Guided`); 0 for a model as it is.
+        stop_id: the first of `stop_ids`, None where there is none; instead of them for a model that
+            has one.
     """
 
     regime: Regime
     vocab: int
     mask_id: int
-    stop_id: int | None = None
+    stop_ids: tuple[int, ...] = ()
     null_id: int | None = None
     logit_shift: int = 1
     block_size: int = 32
@@ -66,6 +68,12 @@ class ModelSpec:
     skipped: tuple[int, ...] = ()
     pruned: tuple[tuple[int, float], ...] = ()
     guided: float = 0.0
+    stop_id: InitVar[int | None] = None
+
+    def __post_init__(self, stop_id: int | None) -> None:
+        stop_ids = self.stop_ids or (() if stop_id is None else (stop_id,))
+        object.__setattr__(self, "stop_ids", stop_ids)
+        object.__setattr__(self, "stop_id", stop_ids[0] if stop_ids else None)
 
 
 class LanguageModel(Protocol):

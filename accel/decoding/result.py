@@ -37,7 +37,7 @@ class Decoded:
     Attributes:
         name: how it was decoded.
         exactness: what it equals.
-        tokens: (B, n) int64; where a row chose the stop id, everything after it is the stop id.
+        tokens: (B, n) int64; where a row chose a stop id, everything after it is the first of them.
         values: how many slots of a row were to be filled.
         forwards: passes of all rows in lock step, by phase (`passes.PHASES`).
         drafted, accepted: tokens proposed and taken without a pass of their own, of all rows.
@@ -110,7 +110,10 @@ class Decoded:
         return self.values / max(1, self.network_evaluations - self.forwards["prefill"])
 
     def after(self, first: Decoded) -> Decoded:
-        """This answer behind another that it goes on from; one row of which may have branched."""
+        """This answer behind another that it goes on from; one row of which may have branched.
+
+        It has a step map if both have; a block that was cut where this one begins counts as two.
+        """
         rows = len(self.tokens)
         return replace(
             self,
@@ -124,8 +127,8 @@ class Decoded:
             forked=first.forked + self.forked,
             host_syncs=first.host_syncs + self.host_syncs,
             stage_ms=dict(Counter(first.stage_ms) + Counter(self.stage_ms)),
-            step_map=None,
-            written=None,
+            step_map=_behind(first.step_map, self.step_map),
+            written=_behind(first.written, self.written),
         )
 
     def report(self) -> AccelReport:
@@ -140,3 +143,10 @@ class Decoded:
             host_syncs=self.host_syncs,
             stage_ms=dict(self.stage_ms),
         )
+
+
+def _behind(first: torch.Tensor | None, then: torch.Tensor | None) -> torch.Tensor | None:
+    """(B, n + m) of (1 or B, n) and (B, m), None where one of them is."""
+    if first is None or then is None:
+        return None
+    return torch.cat([first.expand(len(then), -1), then], 1)

@@ -60,5 +60,5 @@ class Truncation:
         length = torch.where(sighted.any(1), sure.argmax(1) + 1, self.length)
         length = torch.where(ends.any(1), ends.long().argmax(1) + 1, length)
         self.length = torch.where(rows, length, self.length)
-        stop_id = answer.spec.stop_id or 0
+        stop_id = answer.spec.stop_ids[0]
         answer.tokens[:, :new] = torch.where(self.left(new), standing, stop_id)

@@ -17,7 +17,7 @@ from fastloop.policies.checkpoints.published import make_config, make_network, r
 from fastloop.policies.dlm.decoder import Decoder
 from fastloop.policies.vla.manifest import MANIFEST, Manifest, read_manifest
 
-__all__ = ["Adapter", "TextAdapter", "make_spec", "stop_id"]
+__all__ = ["Adapter", "TextAdapter", "stop_ids"]
 
 
 class Adapter(Protocol):
@@ -60,6 +60,9 @@ class TextAdapter:
         logit_shift: 1 where the logits of position p - 1 speak of position p, else 0.
         mask_id: where ``config.json`` has no ``mask_token_id``.
         block_size: where it has neither ``block_size`` nor ``bd_size``.
+        native: whether it was trained to fill masks from the start (`ModelSpec`).
+        stop_ids: that end an answer beside those that the folder says, where its vocabulary has
+            them.
         config: fields of the stock configuration, from those of ``config.json``; ValueError for
             what a stock network cannot do.
         key: of the stock class, from the published key of a weight.
@@ -72,6 +75,8 @@ class TextAdapter:
     logit_shift: int
     mask_id: int
     block_size: int = 32
+    native: bool = False
+    stop_ids: tuple[int, ...] = ()
     config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     key: Callable[[str], str] = str
 
@@ -94,9 +99,7 @@ class TextAdapter:
         )  # fmt: skip
         said = [path for path in (folder / "config.json", folder / MANIFEST) if path.exists()]
         digest = file_digest(*said, *shards)
-        spec = make_spec(
-            manifest, vocab=config.vocab_size, logit_shift=self.logit_shift, digest=digest
-        )
+        spec = self.spec(manifest, vocab=config.vocab_size, digest=digest)
         try:
             return Decoder(network.to(device), spec)
         except ValueError as error:
@@ -113,26 +116,28 @@ class TextAdapter:
         released = {
             "regime": self.regime.value,
             "mask_id": self.mask_id if mask is None else mask,
-            "stop_id": stop_id(folder, described),
+            "stop_id": (
+                *stop_ids(folder, described),
+                *(token for token in self.stop_ids if token < vocab),
+            ),
             "block_size": next((size for size in sizes if size is not None), self.block_size),
         }
         return read_manifest(folder, described, vocab, released=released)
 
+    def spec(self, told: Manifest, *, vocab: int, digest: str) -> ModelSpec:
+        """What the decoding engine has to know."""
+        return ModelSpec(
+            regime=Regime(told.regime), vocab=vocab, mask_id=told.mask_id, stop_ids=told.stop_ids,
+            null_id=told.null_id, logit_shift=self.logit_shift, block_size=told.block_size,
+            digest=digest, native=self.native,
+        )  # fmt: skip
 
-def stop_id(folder: Path, described: Mapping[str, Any]) -> int | None:
-    """What ends an answer: of ``generation_config.json`` where there is one, as transformers does.
 
-    Of several the first, because an answer has one.
-    """
+def stop_ids(folder: Path, described: Mapping[str, Any]) -> tuple[int, ...]:
+    """What ends an answer: of ``generation_config.json`` where there is one, as in transformers."""
     path = folder / "generation_config.json"
     generation = read_json(path) if path.exists() else {}
     stop = generation.get("eos_token_id", described.get("eos_token_id"))
-    return (stop or [None])[0] if isinstance(stop, list) else stop
-
-
-def make_spec(told: Manifest, *, vocab: int, logit_shift: int, digest: str) -> ModelSpec:
-    """What the decoding engine has to know."""
-    return ModelSpec(
-        regime=Regime(told.regime), vocab=vocab, mask_id=told.mask_id, stop_id=told.stop_id,
-        null_id=told.null_id, logit_shift=logit_shift, block_size=told.block_size, digest=digest,
-    )  # fmt: skip
+    if stop is None:
+        return ()
+    return tuple(stop) if isinstance(stop, list) else (stop,)

@@ -107,9 +107,10 @@ def _checks(model: LayeredModel) -> Iterator[tuple[str, Callable[[Specimen], Out
 
 def _special(subject: Specimen) -> Outcome:
     spec = subject.spec
-    ids = {name: getattr(spec, name) for name in ("mask_id", "stop_id", "null_id")}
-    good = all(value is None or 0 <= value < spec.vocab for value in ids.values())
-    distinct = spec.mask_id not in (spec.stop_id, spec.null_id)
+    ids = {name: getattr(spec, name) for name in ("mask_id", "stop_ids", "null_id")}
+    every = (spec.mask_id, spec.null_id, *spec.stop_ids)
+    good = all(value is None or 0 <= value < spec.vocab for value in every)
+    distinct = spec.mask_id not in every[1:]
     shifts = spec.logit_shift in (0, 1) and spec.block_size >= 1
     found = f"{ids} of {spec.vocab}, shift {spec.logit_shift}, blocks of {spec.block_size}"
     return good and distinct and shifts and spec.mask_id is not None, found
@@ -230,8 +231,8 @@ def _decoded(subject: Specimen, driver: Driver) -> torch.Tensor:
 def _decodes(driver: Driver) -> Callable[[Specimen], Outcome]:
     def check(subject: Specimen) -> Outcome:
         canvas, tokens = _canvas(subject), _decoded(subject, driver)
-        stop = subject.spec.stop_id
-        ended = tokens[0] == (-1 if stop is None else stop)  # what follows a stop id is one
+        # What follows a stop id is one.
+        ended = torch.isin(tokens[0], torch.tensor(subject.spec.stop_ids, dtype=torch.int64))
         stands = (tokens[0] == canvas.tokens) | ended
         kept, written = (
             bool(stands[canvas.given].all()),

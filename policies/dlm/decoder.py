@@ -46,8 +46,8 @@ class Decoder(StockLayers):
         vocab = network.config.vocab_size
         if spec.vocab != vocab:
             raise ValueError(f"the network has {vocab} tokens, the spec says {spec.vocab}")
-        for name in ("mask_id", "stop_id", "null_id"):
-            token = getattr(spec, name)
+        ids = [("mask_id", spec.mask_id), ("null_id", spec.null_id)]
+        for name, token in (*ids, *(("stop_id", stop) for stop in spec.stop_ids)):
             if token is not None and not 0 <= token < vocab:
                 raise ValueError(f"{name} {token} is not of a vocabulary of {vocab} tokens")
         super().__init__(network.eval(), network.model)

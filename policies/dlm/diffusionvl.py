@@ -21,7 +21,7 @@ from fastloop.policies.checkpoints.checkpoint import file_digest
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.files import read_json, read_safetensors
 from fastloop.policies.checkpoints.published import make_config, make_network, read_weights
-from fastloop.policies.dlm.adapter import TextAdapter, make_spec
+from fastloop.policies.dlm.adapter import TextAdapter
 from fastloop.policies.dlm.pictured import Pictured, fill
 from fastloop.policies.vla.images import PatchConfig
 from fastloop.policies.vla.manifest import MANIFEST, Manifest
@@ -102,9 +102,8 @@ class DiffusionVLAdapter:
             dtype=dtype, folder=folder, described=described, what=base.name,
         )  # fmt: skip
         said = [p for p in (folder / "config.json", folder / MANIFEST, apart) if p.exists()]
-        spec = make_spec(
-            manifest, vocab=config.vocab_size, logit_shift=0, digest=file_digest(*said, *files)
-        )
+        digest = file_digest(*said, *files)
+        spec = base.spec(manifest, vocab=config.vocab_size, digest=digest)
         try:
             return Pictured(
                 network.to(device), spec, eyes=eyes, pictures=_pictures(folder, manifest, vision),

@@ -18,7 +18,7 @@ from fastloop.policies.checkpoints.checkpoint import file_digest
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.published import make_config, make_network, read_weights
 from fastloop.policies.dlm import llada
-from fastloop.policies.dlm.adapter import TextAdapter, make_spec
+from fastloop.policies.dlm.adapter import TextAdapter
 from fastloop.policies.dlm.anyres import PINPOINTS, AnyRes
 from fastloop.policies.dlm.pictured import Pictured, fill
 from fastloop.policies.dlm.siglip import SO400M, Eyes
@@ -71,10 +71,8 @@ class LavidaAdapter:
             dtype=dtype, folder=folder, described=described, what=base.name,
         )  # fmt: skip
         said = [path for path in (folder / "config.json", folder / MANIFEST) if path.exists()]
-        spec = make_spec(
-            manifest, vocab=config.vocab_size, logit_shift=base.logit_shift,
-            digest=file_digest(*said, *shards),
-        )  # fmt: skip
+        digest = file_digest(*said, *shards)
+        spec = base.spec(manifest, vocab=config.vocab_size, digest=digest)
         try:
             return Pictured(network.to(device), spec, eyes=eyes, pictures=pictures, place=PLACE)
         except ValueError as error:

@@ -28,6 +28,7 @@ PARTS = {
     "attn_out": "self_attn.o_proj", "ff_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj",
     "ff_out": "mlp.down_proj",
 }  # fmt: skip
+EOT = 126348  # <|eot_id|> ends what an instructed model says; configurations name <|endoftext|>
 OUTSIDE = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
 
 
@@ -74,6 +75,6 @@ def llama_key(key: str) -> str:
 
 
 ADAPTER = TextAdapter(
-    "LLaDA", ("llada",), "Llama", Regime.FULL, logit_shift=0, mask_id=126336,
-    config=llama_config, key=llama_key,
+    "LLaDA", ("llada",), "Llama", Regime.FULL, logit_shift=0, mask_id=126336, native=True,
+    stop_ids=(EOT,), config=llama_config, key=llama_key,
 )  # fmt: skip

@@ -62,7 +62,7 @@ class VLMCheckpoint:
         told = self.manifest
         return ModelSpec(
             regime=Regime(told.regime), vocab=self.network.config.text_config.vocab_size,
-            mask_id=told.mask_id, stop_id=told.stop_id, null_id=told.null_id, logit_shift=1,
+            mask_id=told.mask_id, stop_ids=told.stop_ids, null_id=told.null_id, logit_shift=1,
             block_size=told.block_size, digest=self.digest,
         )  # fmt: skip
 

@@ -116,7 +116,7 @@ def block_diffusion_loss(
     probability = masking_probability(
         block, section, objective.noise, generator=generator, eps=objective.eps
     )
-    stop = tokens == (-1 if spec.stop_id is None else spec.stop_id)
+    stop = torch.isin(tokens, torch.tensor(spec.stop_ids, dtype=torch.int64, device=tokens.device))
     masked = complementary(
         probability, free=real & ~batch["given"], always=stop, generator=generator
     )

@@ -26,7 +26,8 @@ class Manifest:
     Attributes:
         regime: what attends to what, a value of `Regime`.
         block_size: of a block as trained.
-        mask_id, null_id, stop_id: of `ModelSpec`.
+        mask_id, null_id: of `ModelSpec`.
+        stop_id: what ends an answer, or several that do.
         schema: of the answer: the name of one that comes along, or a ``.yaml`` in the folder; None
             for a model that was not taught any.
         prompt: name of its template.
@@ -40,7 +41,7 @@ class Manifest:
     block_size: int
     mask_id: int
     null_id: int | None = None
-    stop_id: int | None = None
+    stop_id: int | tuple[int, ...] | None = None
     schema: str | None = None
     prompt: str | None = None
     cameras: tuple[str, ...] = ("front_left", "front", "front_right")
@@ -53,11 +54,11 @@ class Manifest:
         if self.regime not in list(Regime):
             raise ValueError(f"unknown regime {self.regime!r}; have: {', '.join(Regime)}")
         counts = {name: getattr(self, name) for name in ("block_size", "min_pixels", "max_pixels")}
-        ids = {name: getattr(self, name) for name in ("mask_id", "null_id", "stop_id")}
-        for name, value in {**counts, **ids}.items():
+        ids = [("mask_id", self.mask_id), *(("stop_id", stop) for stop in self.stop_ids)]
+        if self.null_id is not None:
+            ids.append(("null_id", self.null_id))
+        for name, value in [*counts.items(), *ids]:
             least = 1 if name in counts else 0
-            if value is None and name in ("null_id", "stop_id"):
-                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number from {least} up, got {value!r}")
         named = all(isinstance(camera, str) and camera for camera in self.cameras)
@@ -69,6 +70,13 @@ class Manifest:
             raise ValueError(f"image_size must be width and height, got {size!r}")
         if self.schema is not None and Path(self.schema).name != self.schema:
             raise ValueError(f"schema must be a name or a file of the folder, got {self.schema!r}")
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """All that end an answer."""
+        if self.stop_id is None:
+            return ()
+        return self.stop_id if isinstance(self.stop_id, tuple) else (self.stop_id,)
 
 
 def read_manifest(
@@ -105,18 +113,19 @@ def read_manifest(
             f"{_find(described, 'use_block_causal_mask')}) gives no reason to guess: put it into "
             f'{MANIFEST}, such as {{"regime": "causal_context", "mask_id": 151665}}'
         )
-    for name in ("cameras", "image_size"):
+    for name in ("cameras", "image_size", "stop_id"):
         if isinstance(told.get(name), list):
             told[name] = tuple(told[name])
     try:
         manifest = Manifest(**{"block_size": 32, **told})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    for name in ("mask_id", "null_id", "stop_id"):
-        if (getattr(manifest, name) or 0) >= vocabulary:
+    ids = [("mask_id", manifest.mask_id), ("null_id", manifest.null_id or 0)]
+    for name, token in (*ids, *(("stop_id", stop) for stop in manifest.stop_ids)):
+        if token >= vocabulary:
             raise CheckpointError(
-                f"{folder}: {name} {getattr(manifest, name)} is not of a vocabulary of "
-                f"{vocabulary}: say which is in {MANIFEST}"
+                f"{folder}: {name} {token} is not of a vocabulary of {vocabulary}: say which is in "
+                f"{MANIFEST}"
             )
     return manifest
 

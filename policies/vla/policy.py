@@ -280,7 +280,7 @@ def _read(
             f"{folder} holds a {spec.regime.value} model, whose blocks begin with the prompt, not "
             "with the answer: planners do not write so; decode it with fastloop.policies.dlm.grid"
         )
-    released = {"regime": spec.regime.value, "mask_id": spec.mask_id, "stop_id": spec.stop_id}
+    released = {"regime": spec.regime.value, "mask_id": spec.mask_id, "stop_id": spec.stop_ids}
     described = read_json(folder / "config.json")
     told = read_manifest(folder, described, spec.vocab, released=released)
     return model, told, model.pictures

@@ -11,7 +11,7 @@ from fastloop.accel.decoding.commits.commit import Commit, confidence, leading
 from fastloop.accel.decoding.model import ModelSpec
 from fastloop.accel.decoding.windows import blocks
 
-__all__ = ["BlockFilter", "Calibration", "Learned", "certainty"]
+__all__ = ["BlockFilter", "Calibration", "Learned", "certainty", "check_blocks"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Learned(Commit):
     """All slots of which a filter is sure enough that they are right, else the most confident one.
 
     Learn2PD (Bao et al. 2025). The filter sees the confidences of a whole block at once; what is
-    written already, or given, counts as certain (its authors show it what the model says there).
+    written already, or given, counts as certain (its authors show it what the model says there),
+    and so does what a shorter block has not, such as the last of a section.
 
     Attributes:
         filter: made for this model and block size.
@@ -92,7 +93,8 @@ class Learned(Commit):
     ) -> torch.Tensor:
         """See `Commit`."""
         sure = confidence(logits, tokens, unwritten)
-        right = self.filter(certainty(sure)).sigmoid() >= self.threshold
+        certain = certainty(sure, self.filter.calibration.block_size)
+        right = self.filter(certain)[:, : sure.shape[1]].sigmoid() >= self.threshold
         return (leading(sure, 1) | right) & unwritten
 
     def passes(self, values: int) -> int | None:
@@ -111,14 +113,26 @@ class Learned(Commit):
                 f"this filter is of the model {made_for.digest!r}, not of {spec.digest!r}: the "
                 "confidences of one say nothing about those of another; fit one to this model"
             )
-        sizes = sorted({end - start for start, end in blocks(canvas)} - {made_for.block_size})
-        if sizes:
-            raise ValueError(
-                f"this filter is for blocks of {made_for.block_size} slots, the canvas has blocks "
-                f"of {sizes}; fit one to these, or cut the canvas otherwise"
-            )
+        check_blocks(canvas, made_for.block_size)
 
 
-def certainty(confidence: torch.Tensor) -> torch.Tensor:
-    """What a filter sees: confidences (B, b) of open slots, 1 in all others (which hold -1)."""
-    return torch.where(confidence < 0, 1.0, confidence)
+def check_blocks(canvas: Canvas, block_size: int) -> None:
+    """Refuse a canvas whose largest block has not so many slots.
+
+    Raises:
+        ValueError: with the size that it has.
+    """
+    largest = max((end - start for start, end in blocks(canvas)), default=block_size)
+    if largest != block_size:
+        raise ValueError(
+            f"this filter is for blocks of {block_size} slots, the largest of the canvas has "
+            f"{largest}; fit one to these, or cut the canvas otherwise"
+        )
+
+
+def certainty(confidence: torch.Tensor, block_size: int) -> torch.Tensor:
+    """What a filter sees: confidences (B, Q) of open slots, 1 in all others (which hold -1) and in
+    those behind a block that has fewer than b; (B, b)."""
+    certain = torch.where(confidence < 0, 1.0, confidence)
+    missing = block_size - confidence.shape[1]
+    return torch.nn.functional.pad(certain, (0, missing), value=1.0)

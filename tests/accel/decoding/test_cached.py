@@ -123,7 +123,7 @@ def simulated(model, prompt, canvas, commit, cache, window, kept=True):
     spec, length = model.spec, len(prompt)
     allowed = canvas.allowed.clone()
     allowed[:, model.spec.mask_id] = False
-    canvas = Canvas(**{**vars(canvas), "allowed": allowed}).settled(keep=spec.stop_id)
+    canvas = Canvas(**{**vars(canvas), "allowed": allowed}).settled(keep=spec.stop_ids)
     ids = torch.cat([torch.tensor(prompt), canvas.tokens.masked_fill(~canvas.given, spec.mask_id)])
     held, whole = Held(), set(range(len(ids)))
     now = SimpleNamespace(length=length, time=0, since=0, start=0, wrote=[], everything=whole)

@@ -209,7 +209,7 @@ def test_pruned_before_it_branches(toy):
         assert len({tuple(row) for row in decoded.tokens.tolist()}) > 1
     late = Pruned(toy.Model(), keep=((100, 0.5),))
     with pytest.raises(ValueError, match="prune before they branch"):
-        rollouts(late, PROMPTS[0], canvas, Speculative(), seeds=[1, 2], temperature=1.0)
+        rollouts(late, PROMPTS[0], canvas, SectionDiffusion(), seeds=[1, 2], temperature=1.0)
 
 
 def test_lossless_drivers_agree_about_the_pruned_model(toy):

@@ -7,6 +7,7 @@ import torch
 
 from fastloop.accel.decoding import (
     Autoregressive,
+    Confidence,
     Exactness,
     Greedy,
     Gumbel,
@@ -15,6 +16,7 @@ from fastloop.accel.decoding import (
     Speculative,
     compose,
     decode,
+    replay,
     rollouts,
 )
 from fastloop.accel.decoding.rollouts import section_start
@@ -70,6 +72,22 @@ def test_one_cold_branch_is_the_plain_answer(toy, driver):
     one = rollouts(model, toy.prompt, canvas, driver, seeds=(1,), temperature=0.0)
     plain = decode(model, [toy.prompt], canvas, driver)
     assert one.tokens.tolist() == plain.tokens.tolist()
+
+
+@pytest.mark.parametrize("regime", [Regime.BLOCK_CAUSAL, Regime.CAUSAL_CONTEXT])
+def test_branches_can_be_played_again(toy, regime):
+    """The step maps of what was shared and of what was not are one map of all blocks."""
+    model, canvas = toy.Model(regime, seed=4), toy.canvas(6, slots=40)
+    canvas = replace(canvas, block=canvas.block + canvas.section)  # no block is cut
+    driver = SectionDiffusion(commit=Confidence(0.4))
+    decoded = rollouts(model, toy.prompt, canvas, driver, seeds=(1, 2), temperature=0.0)
+    plain = decode(model, [toy.prompt], canvas, driver)
+    assert torch.equal(decoded.step_map, plain.step_map.expand(2, -1))
+    assert torch.equal(decoded.written, plain.written.expand(2, -1))
+    told = replay(model, [toy.prompt], canvas, plain)
+    again = replay(model, [toy.prompt] * 2, canvas, decoded)
+    torch.testing.assert_close(again, told.expand(2, -1, -1), rtol=0, atol=1e-12)
+    assert decoded.after(replace(plain, step_map=None, written=None)).step_map is None
 
 
 def test_the_base_is_left_as_it_was(toy):

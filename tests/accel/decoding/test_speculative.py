@@ -226,7 +226,7 @@ def test_where_one_token_may_stand_it_costs_nothing(toy):
     settled = canvas.settled()
     assert settled.given[free[::3]].all()
     assert settled.given.sum() == canvas.given.sum() + len(free[::3])
-    assert torch.equal(canvas.settled(keep=7).given, canvas.given)
+    assert torch.equal(canvas.settled(keep=(7,)).given, canvas.given)
     for driver in (Autoregressive(jump_forward=True), Speculative()):
         decoded = decode(model, [toy.prompt], canvas, driver, debug=True)
         assert decoded.tokens[0].tolist() == expected.tolist()

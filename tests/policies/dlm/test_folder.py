@@ -1,6 +1,7 @@
 """Published checkpoints: their weights in a stock class, and everything that may be wrong."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from fastloop.accel.decoding import KVCache, Regime
 from fastloop.policies.checkpoints.errors import CheckpointError, RefusedError
 from fastloop.policies.dlm import is_language_model, load_language_model
+from fastloop.policies.dlm.folder import adapters
 
 FACTS = {
     "llada": (Regime.FULL, 0, 32), "Dream": (Regime.FULL, 1, 32),
@@ -66,7 +68,8 @@ def test_logits_are_those_of_a_stock_network_with_these_weights(
     agrees(model, network)
     spec = model.spec
     assert (spec.regime, spec.logit_shift, spec.block_size) == FACTS[kind]
-    assert (spec.vocab, spec.mask_id, spec.stop_id) == (64, 63, 61)
+    assert (spec.vocab, spec.mask_id, spec.stop_ids) == (64, 63, (61,))
+    assert spec.native == (kind == "llada")
     assert len(spec.digest) == 64
     assert is_language_model(tmp_path)
 
@@ -176,10 +179,19 @@ def test_fastloop_json_goes_first(folder):
     assert found == (7, 8, 9, 16, Regime.PREFIX_LM)
 
 
-@pytest.mark.parametrize(("eos", "stop"), [(60, 60), ([59, 58], 59), (None, None), ([], None)])
-def test_what_ends_an_answer_is_said_where_transformers_looks(llada, eos, stop):
+@pytest.mark.parametrize(
+    ("eos", "stops"), [(60, (60,)), ([59, 58], (59, 58)), (None, ()), ([], ())]
+)
+def test_what_ends_an_answer_is_said_where_transformers_looks(llada, eos, stops, monkeypatch):
     (llada / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
-    assert load_language_model(llada).spec.stop_id == stop
+    assert load_language_model(llada).spec.stop_ids == stops
+    (llada / "fastloop.json").write_text(json.dumps({"stop_id": [7, 8]}))
+    assert load_language_model(llada).spec.stop_ids == (7, 8)
+    (llada / "fastloop.json").unlink()
+    # Of the published vocabulary the end of a turn is one, too.
+    adapter = replace(adapters()["llada"], stop_ids=(57, 64))
+    monkeypatch.setitem(adapters(), "llada", adapter)
+    assert load_language_model(llada).spec.stop_ids == (*stops, 57)
 
 
 def test_blocks_of_sdar_where_nothing_says_their_size(tmp_path, stock, published):
