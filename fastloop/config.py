@@ -105,6 +105,8 @@ class EvalConfig:
         allow_partial: exit with 0 although episodes are missing.
         baselines: other policies, by name or path, that run over the same episodes, to be compared
             with the policy as published; such as stand_still, idm.
+        demonstrations: robomimic HDF5 of an expert in this simulator; the report then says how
+            predictable the policy's actions are beside the expert's.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -126,6 +128,7 @@ class EvalConfig:
     step_timeout_s: float = 60.0
     allow_partial: bool = False
     baselines: list[str] = field(default_factory=list)
+    demonstrations: str | None = None
     run_dir: str | None = None
 
 

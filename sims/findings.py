@@ -17,6 +17,7 @@ from typing import Any, get_args
 import yaml
 
 from fastloop.datasets.scores.intervals import mean_interval
+from fastloop.sims.predictability import Predictability, predict
 from fastloop.sims.stats import (
     Interval,
     LatencySummary,
@@ -75,8 +76,8 @@ class Coverage:
 
 @dataclass(frozen=True)
 class ArmFindings:
-    """One policy's success (overall, by task, mean over tasks when several), latency, and the means
-    of what else its simulators say."""
+    """One policy's success (overall, by task, mean over tasks when several), latency, the means of
+    what else its simulators say, and how predictable its actions are."""
 
     name: str
     success: Interval
@@ -85,6 +86,7 @@ class ArmFindings:
     over_tasks: Interval | None
     latency: LatencySummary
     figures: Mapping[str, Interval] = field(default_factory=dict)
+    predictability: Predictability = field(default_factory=lambda: Predictability(math.nan, 0))
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def analyze(summary: RunSummary) -> Findings:
     """Draw the conclusions from a run (cached: console, JSON and HTML show the same figures)."""
     baseline = summary.arms[0]
     return Findings(
-        arms=[_arm(arm) for arm in summary.arms],
+        arms=[_arm(arm, summary.demonstrations) for arm in summary.arms],
         comparisons=[_compare(summary, baseline, arm) for arm in summary.arms[1:]],
         coverage=_coverage(summary),
     )
@@ -177,7 +179,9 @@ def result_json(summary: RunSummary) -> dict[str, Any]:
     Metrics are named ``success/<arm>`` and ``latency_p50/<arm>`` (p90, p99, max, cold_max), with
     ``success_difference`` and ``speedup`` of the first candidate under these plain names and of
     further ones as ``speedup/<arm>``. What simulators say besides is ``<figure>/<arm>`` and
-    ``<figure>_difference``. What could not be measured is null.
+    ``<figure>_difference``. ``action_prediction_error/<arm>`` is how far off the prediction of an
+    action from the two before is, ``action_predictability/<arm>`` the demonstrations' error over
+    it, where there are some. What could not be measured is null.
     """
     findings = analyze(summary)
     metrics: dict[str, dict[str, Any]] = {}
@@ -201,6 +205,15 @@ def result_json(summary: RunSummary) -> dict[str, Any]:
         )
         for name, mean in arm.figures.items():
             metrics[f"{name}/{arm.name}"] = _metric("", **asdict(mean))
+        foretold = arm.predictability
+        if foretold.n:
+            metrics[f"action_prediction_error/{arm.name}"] = _metric(
+                "variance", value=foretold.error, n=foretold.n
+            )
+        if summary.demonstrations:
+            metrics[f"action_predictability/{arm.name}"] = _metric(
+                "x", value=foretold.ratio, n=foretold.n
+            )
     return {
         "schema": 1,
         "verb": summary.verb,
@@ -215,7 +228,7 @@ def result_json(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def _arm(arm: Arm) -> ArmFindings:
+def _arm(arm: Arm, demonstrations: Sequence[Sequence[float]]) -> ArmFindings:
     by_task: dict[str, list[bool]] = {}
     for episode in arm.episodes:
         by_task.setdefault(episode.task, []).append(episode.outcome == "success")
@@ -228,6 +241,7 @@ def _arm(arm: Arm) -> ArmFindings:
         over_tasks=mean_over_tasks(by_task) if len(by_task) > 1 else None,
         latency=latency_summary(arm.latencies_ms, arm.cold),
         figures=_means([episode.figures for episode in arm.episodes]),
+        predictability=predict([episode.moments for episode in arm.episodes], demonstrations),
     )
 
 

@@ -38,6 +38,7 @@ class EpisodeRecord:
         accel: name, exactness and counts of the summed AccelReport of its plans, without times.
         figures: what else the simulator says of it, by name with its unit, for instance
             ``progress_m``; none of an error.
+        moments: of the executed actions, see `predictability`; none of plans.
     """
 
     task: str
@@ -51,6 +52,7 @@ class EpisodeRecord:
     error: str = ""
     accel: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    moments: list[float] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         if self.outcome not in get_args(Outcome):
@@ -64,7 +66,7 @@ class EpisodeRecord:
     @property
     def summary(self) -> Episode:
         """What the statistics need of it."""
-        return Episode(self.task, self.seed, self.outcome, self.error, self.figures)
+        return Episode(self.task, self.seed, self.outcome, self.error, self.figures, self.moments)
 
 
 @dataclass(frozen=True)

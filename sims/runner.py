@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
@@ -20,6 +20,7 @@ from fastloop.policies.spec import EnvSpec, check_specs
 from fastloop.sims.clock import Clock, Frozen, late_ticks
 from fastloop.sims.config import SimConfig
 from fastloop.sims.interrupts import catch_interrupts
+from fastloop.sims.predictability import ActionMoments
 from fastloop.sims.results import EpisodeLog, EpisodeRecord, JsonLines, PlanCall
 from fastloop.sims.run_result import Progress, RunResult, Times
 from fastloop.sims.summary import Outcome
@@ -169,6 +170,8 @@ class _Slot:
     filmed: bool = False
     steps: int = 0
     rewards: list[float] = field(default_factory=list)
+    actions: Iterator[torch.Tensor] = field(default_factory=lambda: iter(()))
+    moments: ActionMoments = field(default_factory=ActionMoments)
     reports: list[AccelReport] = field(default_factory=list)
 
 
@@ -241,6 +244,7 @@ class _Loop:
         if item is None:
             return
         slot.steps, slot.ticks_due, slot.rewards, slot.reports = 0, 1, [], []
+        slot.moments = ActionMoments()
         self.session.begin(slot.env, item.episode)
         index = self.work.items.index(item)
         slot.filmed = self.config.filming.films(index)
@@ -282,6 +286,9 @@ class _Loop:
         self.ticks += 1
         slot.steps += 1
         slot.rewards.append(tick.reward)
+        action = next(slot.actions)
+        if self.policy.spec.action.kind != "plan":  # plans lie in a frame that moves
+            slot.moments.add(action)
         if tick.outcome:
             self._finish(slot, tick.outcome, tick.figures or {})
 
@@ -327,7 +334,7 @@ class _Loop:
                 self._caption(slot.steps + 1 + i, f"plan in {latency_ms:.0f} ms, {source}")
                 for i, source in enumerate(sources)
             )
-        slot.ticks_due = len(queue)
+        slot.ticks_due, slot.actions = len(queue), iter(queue)
         try:
             slot.worker.send(Act(torch.stack(queue).float().numpy(), captions))
         except WorkerError as error:
@@ -364,6 +371,7 @@ class _Loop:
             retries=self.work.failures[slot.item.key],
             accel=accel,
             figures=dict(figures),
+            moments=slot.moments.packed(),
         )
         self._record(slot, slot.item, record)
 

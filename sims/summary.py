@@ -29,6 +29,7 @@ class Episode:
         outcome: how.
         detail: why, when it is an error.
         figures: what else the simulator says of it, by name with its unit.
+        moments: of the executed actions, see `predictability`.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Episode:
     outcome: Outcome
     detail: str = ""
     figures: Mapping[str, float] = field(default_factory=dict, hash=False)
+    moments: Sequence[float] = field(default=(), hash=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.outcome not in get_args(Outcome):
@@ -123,6 +125,7 @@ class RunSummary:
         margin: largest loss of success that is acceptable, as a fraction.
         interleaved_ms: latencies of each arm timed back to back on the same observations, the
             i-th of one beside the i-th of another; the speed-up prefers them to `latencies_ms`.
+        demonstrations: moments of an expert's actions, one each demonstration, to compare with.
         videos: rollouts, shown side by side by (task, seed).
         provenance: versions, hardware, thread count, checkpoint digest and so on, by name.
         config: the composed configuration as YAML.
@@ -133,6 +136,7 @@ class RunSummary:
     planned: Sequence[Key]
     margin: float = 0.05
     interleaved_ms: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    demonstrations: Sequence[Sequence[float]] = ()
     videos: Sequence[Video] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     config: str = ""

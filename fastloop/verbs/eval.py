@@ -20,8 +20,10 @@ from fastloop.arms import (
 )  # fmt: skip
 from fastloop.clocks import check_clock, describe_clock, make_clock, replayed_ms
 from fastloop.config import EvalConfig
+from fastloop.datasets import robomimic
 from fastloop.policies.base import Policy
 from fastloop.policies.chunks import Chunking, RecedingHorizon, TemporalEnsemble
+from fastloop.policies.spec import EnvSpec
 from fastloop.progress import bar
 from fastloop.run_folder import config_digest, config_yaml, make_run_dir, provenance
 from fastloop.setup import set_up
@@ -29,6 +31,7 @@ from fastloop.sims.base import Sim
 from fastloop.sims.clock import Clock
 from fastloop.sims.config import SimConfig
 from fastloop.sims.findings import analyze
+from fastloop.sims.predictability import moments_of
 from fastloop.sims.report import write_report
 from fastloop.sims.run_result import Progress, RunResult
 from fastloop.sims.runner import RunConfig
@@ -43,6 +46,7 @@ __all__ = ["run"]
 NEUTRAL = (
     "run_dir", "num_envs", "margin", "timed_plans", "video", "video_count",
     "retries", "step_timeout_s", "allow_partial", "baselines",
+    "demonstrations",
 )  # fmt: skip
 
 
@@ -58,6 +62,7 @@ def run(config: EvalConfig) -> int:
     setup = set_up(config.policy, config.sim)
     _check_seeds(config, setup.sim)
     _chunking(config.chunking, setup.policy)  # refused before anything runs
+    expert = _expert(config, setup.sim.env_spec)
     folder = make_run_dir("eval", config.run_dir)
     with console.status("calibrating and timing"):
         arms = make_arms(config, setup, folder)
@@ -89,7 +94,7 @@ def run(config: EvalConfig) -> int:
         "threads_in_closed_loop": threads,
         "runner_overhead": {n: f"{result.times.overhead:.1%}" for n, result in results.items()},
     }
-    summary = _summary(config, arms, results, timed, items, folder, facts)
+    summary = _summary(config, arms, results, timed, items, folder, facts, expert)
     page = write_report(summary, folder, console)
     for told, style in ((notes, ""), (left_out, "bold red")):
         for line in told:
@@ -112,6 +117,24 @@ def _check_seeds(config: EvalConfig, sim: Sim) -> None:
             f"{sim.env_spec.name} has {sim.distinct_seeds} different episodes, and "
             f"{config.episodes} are asked for: say episodes={sim.distinct_seeds} or fewer"
         )
+
+
+def _expert(config: EvalConfig, env: EnvSpec) -> list[list[float]]:
+    """The moments of the demonstrations' actions.
+
+    Raises:
+        DemonstrationError, ValueError: they cannot be read, or are of other actions.
+    """
+    if config.demonstrations is None:
+        return []
+    demonstrations = robomimic.read(config.demonstrations, [])
+    lengths = {len(demonstration.actions[0]) for demonstration in demonstrations}
+    if env.action.kind == "plan" or lengths != {env.action.dim}:
+        raise ValueError(
+            f"demonstrations={config.demonstrations} holds actions of {sorted(lengths)} elements; "
+            f"{env.name} takes {env.action.kind} of {env.action.dim}, so the two cannot be compared"
+        )
+    return [moments_of(demonstration.actions) for demonstration in demonstrations]
 
 
 def _check_clock(config: EvalConfig) -> None:
@@ -188,6 +211,7 @@ def _summary(
     items: Sequence[WorkItem],
     folder: Path,
     facts: Mapping[str, Any],
+    expert: Sequence[Sequence[float]],
 ) -> RunSummary:
     def arm(name: str, result: RunResult) -> Arm:
         # Latency is that of one robot; the runner's own calls serve several environments at once.
@@ -203,6 +227,7 @@ def _summary(
         planned=[item.key for item in items],
         margin=config.margin,
         interleaved_ms={name: timed[name][1:] for name in results},
+        demonstrations=expert,
         videos=[
             Video(str(path.relative_to(folder)), name, *key)
             for name, result in results.items()

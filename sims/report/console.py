@@ -16,6 +16,7 @@ from fastloop.sims.report.text import (
     figure_head,
     figure_rows,
     latency_row,
+    predictability_line,
     rate_cells,
     success_row,
 )
@@ -45,6 +46,8 @@ def print_report(summary: RunSummary, console: Console) -> None:
         )
     if clock := summary.provenance.get("clock"):
         console.print(Text(clock))
+    if told := predictability_line(findings):
+        console.print(Text(told))
     for comparison in findings.comparisons:
         console.print(Text(comparison.sentence(), style=COLORS[comparison.verdict]))
     style = "" if findings.coverage.complete else "bold red"

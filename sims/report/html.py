@@ -22,6 +22,7 @@ from fastloop.sims.report.text import (
     milliseconds,
     percent,
     points,
+    predictability_line,
     rate_cells,
     success_row,
     times,
@@ -111,14 +112,17 @@ def _coverage(summary: RunSummary) -> Html:
 
 def _figures(summary: RunSummary) -> Html:
     findings = analyze(summary)
-    rows = figure_rows(findings)
-    if not rows:
-        return Html()
-    note = "Means over episodes with 95% bootstrap intervals; differences are over pairs."
-    return element(
-        "section", element("h2", "Means over episodes"), table(figure_head(findings), rows),
-        element("p", note, class_="note"),
-    )  # fmt: skip
+    rows, told = figure_rows(findings), predictability_line(findings)
+    parts = []
+    if rows:
+        note = "Means over episodes with 95% bootstrap intervals; differences are over pairs."
+        parts += [
+            element("h2", "Means over episodes"), table(figure_head(findings), rows),
+            element("p", note, class_="note"),
+        ]  # fmt: skip
+    if told:
+        parts.append(element("p", told))
+    return element("section", *parts) if parts else Html()
 
 
 def _success(summary: RunSummary) -> Html:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastloop.sims.findings import ArmFindings, Comparison, Findings
+from fastloop.sims.predictability import Predictability
 from fastloop.sims.stats import Interval
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "p_value",
     "percent",
     "points",
+    "predictability_line",
     "success_row",
     "times",
 ]
@@ -117,6 +119,22 @@ def figure_head(findings: Findings) -> list[str]:
     arms = [arm.name for arm in findings.arms]
     gaps = [f"{c.candidate} - {c.baseline}" for c in findings.comparisons]
     return ["figure", *arms, *gaps]
+
+
+def predictability_line(findings: Findings) -> str:
+    """How far off actions are foretold from the two before, in one line; empty where unknown."""
+    foretold = {arm.name: arm.predictability for arm in findings.arms if arm.predictability.n}
+    told = [f"{name} {one.error:.3g}{_against(one)}" for name, one in foretold.items()]
+    if not told:
+        return ""
+    expert = next(iter(foretold.values())).expert_error
+    if not math.isnan(expert):
+        told.append(f"demonstrations {expert:.3g}")
+    return f"Error of an action foretold from the two before, of its variance: {'; '.join(told)}."
+
+
+def _against(one: Predictability) -> str:
+    return "" if math.isnan(one.ratio) else f" (predictability {one.ratio:.2f} of the expert's)"
 
 
 def difference_cell(gap: Interval | None) -> str:
