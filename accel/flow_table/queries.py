@@ -98,7 +98,7 @@ def seeded_noise(seeds: Sequence[int | tuple[int, ...]], samples: int, dim: int)
 
 def draw(table: FlowTable, mixture: Mixture, noise: torch.Tensor) -> torch.Tensor:
     """N feasible futures for each agent: the cached neighbors of the mixture's samples, equation 13
-    of CacheFlow.
+    of CacheFlow (where the table's metric is 1).
 
     Args:
         noise: (A, N, 1 + d) standard normal, of `seeded_noise` for instance.
@@ -106,7 +106,8 @@ def draw(table: FlowTable, mixture: Mixture, noise: torch.Tensor) -> torch.Tenso
     Returns:
         (A, N) int64 places in the table.
     """
-    return fast.nearest(mixture.sample(noise.to(table.z)), table.z, table.feasible)
+    points = mixture.sample(noise.to(table.z))
+    return fast.nearest(points * table.metric, table.z * table.metric, table.feasible)
 
 
 def diverse_top_k(

@@ -25,6 +25,7 @@ class FlowTable:
             spread over the base space.
         futures: (K, T, F) in the agent's frame.
         feasible: (K,) bool, which of them may be drawn; all of them are weighed.
+        metric: (d,) how far a future moves with each coordinate of z, by which neighbors are found.
     """
 
     z: torch.Tensor
@@ -33,6 +34,7 @@ class FlowTable:
     log_reference: torch.Tensor
     futures: torch.Tensor
     feasible: torch.Tensor
+    metric: torch.Tensor
 
     @classmethod
     def of(
@@ -42,8 +44,10 @@ class FlowTable:
         log_reference: torch.Tensor,
         futures: torch.Tensor,
         feasible: torch.Tensor | None = None,
+        metric: torch.Tensor | None = None,
     ) -> FlowTable:
-        """The table of some futures; all are feasible where nothing else is said.
+        """The table of some futures; all are feasible, and all coordinates weigh the same as in
+        the paper, where nothing else is said.
 
         Raises:
             ValueError: for no futures, for parts of different lengths, for numbers that are not
@@ -51,6 +55,7 @@ class FlowTable:
         """
         if feasible is None:
             feasible = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        metric = z.new_ones(z.shape[-1]) if metric is None else metric
         parts = {"z": z, "log_det": log_det, "log_reference": log_reference, "futures": futures}
         lengths = {name: len(part) for name, part in parts.items()} | {"feasible": len(feasible)}
         if not len(z):
@@ -63,12 +68,17 @@ class FlowTable:
                 f"a table holds z (K, d), log_det (K,), log_reference (K,) and futures (K, T, F), "
                 f"got {shapes}"
             )
+        if metric.shape != z.shape[1:]:
+            raise ValueError(
+                f"a metric has a number a coordinate, {z.shape[1]}, got {tuple(metric.shape)}"
+            )
+        parts["metric"] = metric
         if strange := [name for name, part in parts.items() if not part.isfinite().all()]:
             raise ValueError(f"the table's {', '.join(strange)} must be finite numbers")
         if not feasible.any():
             raise ValueError("no future of the table is feasible, so none can be drawn")
         features = features_of(z).T.contiguous().T  # products want futures innermost
-        return cls(z, features, log_det, log_reference, futures, feasible)
+        return cls(z, features, log_det, log_reference, futures, feasible, metric)
 
     def __len__(self) -> int:
         return len(self.z)

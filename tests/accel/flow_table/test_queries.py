@@ -106,6 +106,15 @@ def test_drawn_futures_are_neighbors_of_samples_each_agent_by_its_own_seed(table
     assert not torch.equal(places[0], places[1])
 
 
+@pytest.mark.parametrize(("metric", "nearest"), [([1.0, 9.0], 0), ([9.0, 1.0], 1)])
+def test_a_coordinate_that_hardly_moves_futures_hardly_matters(metric, nearest):
+    z = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
+    rest = torch.zeros(2), torch.zeros(2), torch.zeros(2, 1, 2)
+    table = FlowTable.of(z, *rest, metric=torch.tensor(metric))
+    cond = Mixture(torch.zeros(1, 1), torch.tensor([[[0.45, 0.45]]]), torch.ones(1, 1, 2))
+    assert queries.draw(table, cond, torch.zeros(1, 1, 3)).item() == nearest
+
+
 def test_what_is_not_feasible_is_weighed_and_never_drawn(table, mixture):
     feasible = torch.arange(40) % 3 == 0
     some, cond = table(feasible=feasible), mixture()
@@ -159,6 +168,7 @@ def test_more_diverse_futures_than_there_are_is_refused(table):
         ({"z": torch.full((3, 2), torch.nan)}, "the table's z must be finite"),
         ({"log_reference": torch.full((3,), torch.inf)}, "log_reference must be finite"),
         ({"feasible": torch.zeros(3, dtype=torch.bool)}, "no future of the table is feasible"),
+        ({"metric": torch.ones(3)}, "a metric has a number a coordinate, 2"),
     ],
 )
 def test_bad_tables_are_refused(change, message):
