@@ -203,3 +203,29 @@ def test_convert_and_describe(published, tmp_path) -> None:
         json.dumps(described)
     keys = describe(folder, keys=True)["keys"]
     assert keys["model.pos_emb"] == [1, 8, 16]
+
+
+@pytest.mark.parametrize("lags", [(), (1, 0), (20, 0)])
+def test_where_the_frames_lie_comes_back(checkpoint, tmp_path, lags) -> None:
+    folder = native.save(tmp_path / "out", dataclasses.replace(checkpoint, lags=lags))
+    loaded = load_checkpoint(folder)
+    assert loaded.lags == lags
+    assert loaded.spec.lags == (lags or (1, 0))
+    assert describe(folder)["lags"] == list(lags or (1, 0))
+
+
+def test_folders_of_before_lags_see_every_tick(checkpoint, tmp_path) -> None:
+    folder = native.save(tmp_path / "out", checkpoint)
+    spec = json.loads((folder / "config.json").read_text())["spec"]
+    del spec["lags"]
+    edit(folder, spec=spec)
+    assert load_checkpoint(folder).spec == checkpoint.spec
+
+
+@pytest.mark.parametrize("lags", [[0], [2, 1], [1, 1], [3, 2, 0], 3, ["a", 0]])
+def test_lags_that_are_no_window_are_refused(checkpoint, tmp_path, lags) -> None:
+    folder = native.save(tmp_path / "out", checkpoint)
+    spec = json.loads((folder / "config.json").read_text())["spec"]
+    edit(folder, spec={**spec, "lags": lags})
+    with pytest.raises(CheckpointError, match=r"fall to 0|malformed"):
+        load_checkpoint(folder)
