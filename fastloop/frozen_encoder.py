@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastloop.config import TrainVerbConfig
 from fastloop.datasets.demonstration import Frames
 from fastloop.policies.checkpoints import Checkpoint, load_checkpoint
 from fastloop.policies.checkpoints.model import build_model
@@ -23,7 +23,7 @@ from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
 from fastloop.policies.load import find_checkpoint
 from fastloop.policies.spec import TensorSpec
 
-__all__ = ["FrozenEncoder", "embed"]
+__all__ = ["FrozenEncoder", "embed", "taken_over"]
 
 FRAMES = 64  # encoded at a time
 
@@ -57,11 +57,6 @@ class FrozenEncoder:
                 f"the encoder of {self.checkpoint.source} reads {_listed(given)}; the new policy "
                 f"is to read {_listed(wanted)}: set network.inputs=[{','.join(given)}]"
             )
-
-    @classmethod
-    def load(cls, policy: str | Path, inputs: Mapping[str, TensorSpec]) -> FrozenEncoder:
-        """That of a policy, by a shipped name or a path."""
-        return cls(load_checkpoint(find_checkpoint(policy)), inputs)
 
     @property
     def vision(self) -> VisionConfig:
@@ -125,6 +120,42 @@ class FrozenEncoder:
             "it has no encoder, its observations are only normalized, which costs nothing: leave "
             "network.encoder out, or take a policy that looks at images"
         )
+
+
+def taken_over(
+    config: TrainVerbConfig, inputs: Mapping[str, TensorSpec], *, plans: bool
+) -> FrozenEncoder | None:
+    """The encoder that a training takes over, if any.
+
+    Args:
+        config: of the training.
+        inputs: what its policy reads.
+        plans: whether the policy makes whole plans.
+
+    Raises:
+        CheckpointError, ValueError: as `FrozenEncoder`, or it cannot be in this policy.
+    """
+    network = config.network
+    if not network.encoder:
+        if network.embeddings:
+            raise ValueError(
+                "network.embeddings is where those of a frozen encoder are kept: say whose with "
+                "network.encoder, or leave it out"
+            )
+        return None
+    others = {
+        "init": config.init,
+        "network.state": network.state.depth,
+        "network.scene": network.scene.layers,
+        "pretrain.steps": config.pretrain.steps,
+    }
+    if asked := [name for name, value in others.items() if value]:
+        raise ValueError(f"network.encoder and {asked[0]} each decide the encoder: leave one out")
+    if plans:
+        raise ValueError(
+            "network.encoder is for policies that act tick by tick; here an action is a whole plan"
+        )
+    return FrozenEncoder(load_checkpoint(find_checkpoint(network.encoder)), inputs)
 
 
 def embed(model: DiffusionModel, frames: Mapping[str, Frames]) -> NDArray[Any]:

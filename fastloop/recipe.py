@@ -20,7 +20,7 @@ from fastloop.datasets.demonstration import Demonstration
 from fastloop.datasets.embeddings import EMBEDDING, Embeddings
 from fastloop.datasets.plans import Plans
 from fastloop.datasets.windows import Batches, Windows
-from fastloop.frozen_encoder import FrozenEncoder, embed
+from fastloop.frozen_encoder import FrozenEncoder, embed, taken_over
 from fastloop.policies.checkpoints import Checkpoint, load_checkpoint, native
 from fastloop.policies.checkpoints.checks import NETWORKS, check_network
 from fastloop.policies.diffusion.encoders import build_encoder
@@ -42,7 +42,7 @@ __all__ = ["Recipe"]
 
 MOST_WORKERS = 8
 LATER = ("stride", "spacing", "past_steps", "contexts")  # settings that came after saved states
-PLACES = ("encoder", "embeddings")
+PLACES = ("encoder", "embeddings")  # told by a digest, if anything
 
 
 @dataclass(frozen=True)
@@ -227,35 +227,8 @@ class Recipe:
 
     @cached_property
     def frozen(self) -> FrozenEncoder | None:
-        """The observation encoder that is taken over.
-
-        Raises:
-            CheckpointError, ValueError: as `FrozenEncoder`; it cannot be in this policy.
-        """
-        network = self.config.network
-        if not network.encoder:
-            if network.embeddings:
-                raise ValueError(
-                    "network.embeddings is where those of a frozen encoder are kept: say whose "
-                    "with network.encoder, or leave it out"
-                )
-            return None
-        others = {
-            "init": self.config.init,
-            "network.state": self.state,
-            "network.scene": self.scene,
-            "pretrain.steps": self.config.pretrain.steps,
-        }
-        if asked := [name for name, value in others.items() if value]:
-            raise ValueError(
-                f"network.encoder and {asked[0]} each decide the encoder: leave one out"
-            )
-        if self.plans:
-            raise ValueError(
-                f"network.encoder is for policies that act tick by tick; {self.env.name} takes "
-                "whole plans"
-            )
-        return FrozenEncoder.load(network.encoder, self.inputs)
+        """The observation encoder that is taken over; raises as `taken_over`."""
+        return taken_over(self.config, self.inputs, plans=self.plans)
 
     def embeddings(self, folder: Path) -> Embeddings:
         """What the frozen encoder makes of the demonstrations, in `folder` if nowhere else.

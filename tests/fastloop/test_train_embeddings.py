@@ -96,7 +96,8 @@ def head(demos, source, tmp_path_factory):
 
 def stored(head, demos):
     """The embeddings of a run, by demonstration."""
-    frozen = FrozenEncoder.load(head / "policy", load_checkpoint(head / "policy").inputs)
+    checkpoint = load_checkpoint(head / "policy")
+    frozen = FrozenEncoder(checkpoint, checkpoint.inputs)
     path = head / "embeddings.hdf5"
     return Embeddings(path, robomimic.read(demos), INPUTS, None, encoder=frozen.digest).read()
 
