@@ -1,0 +1,176 @@
+"""The table of training futures: made once, kept beside the weights, refused for other weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fastloop.accel.flow_table.mixture import Mixture
+from fastloop.accel.flow_table.queries import log_base
+from fastloop.accel.flow_table.table import FlowTable
+from fastloop.policies.cacheflow.model import CacheFlowModel
+from fastloop.policies.cacheflow.samples import Samples
+from fastloop.policies.checkpoints.checkpoint import file_digest
+from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.checkpoints.files import read_json, read_safetensors
+
+__all__ = ["build_table", "k_centers", "load_table", "save_table"]
+
+TABLE, DESCRIPTION = "table.safetensors", "table.json"
+FORMAT, VERSION = "fastloop.flow_table", 1
+ROWS = 4096  # futures that go through the flow at a time
+CONTEXTS = 2048  # situations over which the reference density is averaged
+PROBE = 1e-2  # of a whitened coordinate, a step along it
+
+
+@torch.inference_mode()
+def build_table(
+    model: CacheFlowModel,
+    samples: Samples,
+    *,
+    feasible: torch.Tensor | None = None,
+    seed: int = 0,
+) -> FlowTable:
+    """Cache the futures of training samples, at most ``model.config.budget`` of them.
+
+    The reference density of a future is the mean of q(z | c) over training situations, divided by
+    the number of futures that it stands for where the budget leaves others out; so that the
+    self-normalized weights stay those of all futures.
+
+    Args:
+        model: trained, on any device.
+        samples: to cache.
+        feasible: (n,) bool, futures that may be drawn; all by default.
+        seed: of the situations that are averaged over.
+
+    Returns:
+        a table on the model's device, float32.
+    """
+    device = model.factorization.mean.device
+    if feasible is None:
+        feasible = torch.ones(len(samples), dtype=torch.bool)
+    futures = samples.future.to(device)
+    z, log_det = (torch.cat(p) for p in zip(*map(model.base, futures.split(ROWS)), strict=True))
+    moved = model.factorization.project(futures) * model.factorization.scale
+    chosen, counts = k_centers(moved, model.config.budget)
+    z, log_det = z[chosen], log_det[chosen]
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+    known = samples.some(order[:CONTEXTS]).rows(slice(None))
+    known = {name: part.to(device) for name, part in known.items() if name != "future"}
+    table = FlowTable.of(
+        z, log_det, torch.zeros_like(log_det), futures[chosen], feasible.to(device)[chosen],
+        _metric(model, z),
+    )  # fmt: skip
+    reference = _mean_density(table, model.condition(**known)) - counts.to(z).log()
+    return FlowTable.of(z, log_det, reference, table.futures, table.feasible, table.metric)
+
+
+def k_centers(points: torch.Tensor, budget: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The greedy solution of k-center: each time the point that is farthest from those taken
+    (Gonzalez 1985), which leaves no point farther from them than twice the least that is possible.
+
+    Args:
+        points: (n, d).
+        budget: of centers; all points where there are not more.
+
+    Returns:
+        (K,) int64 centers, and (K,) int64 how many points are nearest to each.
+    """
+    if len(points) <= budget:
+        everyone = torch.arange(len(points), device=points.device)
+        return everyone, torch.ones_like(everyone)
+    distances = torch.full_like(points[:, 0], torch.inf)
+    owners = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    centers = []
+    newest = (points - points.mean(0)).square().sum(-1).argmin()
+    for n in range(budget):
+        centers.append(newest)
+        apart = (points - points[newest]).square().sum(-1)
+        owners.masked_fill_(apart < distances, n)
+        distances = distances.minimum(apart)
+        newest = distances.argmax()
+    # Of points that repeat, those beyond the first own nothing, and stand for themselves.
+    counts = torch.bincount(owners, minlength=budget).clamp(min=1)
+    return torch.stack(centers), counts
+
+
+def _mean_density(table: FlowTable, mixtures: Mixture) -> torch.Tensor:
+    """(K,) the logarithm of the mean density over A agents."""
+    total = torch.full_like(table.log_det, -torch.inf)
+    for first in range(0, len(mixtures), 64):
+        some = log_base(table, mixtures[first : first + 64], least_weight=0)
+        total = torch.logaddexp(total, some.logsumexp(0))
+    return total - float(torch.tensor(len(mixtures)).log())
+
+
+def _metric(model: CacheFlowModel, z: torch.Tensor) -> torch.Tensor:
+    """(d,) how far futures move with each coordinate, in the mean over some of the table."""
+    some = z[:: max(1, len(z) // 256)]
+    steps = PROBE * torch.eye(z.shape[-1], device=z.device)[:, None]
+    moved = (model.futures(some + steps) - model.futures(some - steps)) / (2 * PROBE)
+    return moved.flatten(2).square().sum(-1).mean(1).sqrt().clamp(min=1e-6)
+
+
+def save_table(folder: str | Path, table: FlowTable, digest: str) -> None:
+    """Write a table; each file appears whole or not at all.
+
+    Args:
+        folder: that exists.
+        table: to keep; what follows from the rest is not written.
+        digest: of the flow and factorization that made it.
+    """
+    folder = Path(folder)
+    tensors = {
+        name: value.detach().cpu().contiguous()
+        for name, value in vars(table).items()
+        if name != "features"
+    }
+    new = folder / f".{TABLE}.new"
+    save_file(tensors, new)
+    described = {
+        "format": FORMAT, "version": VERSION, "flow": digest, "futures": len(table),
+        "sha256": file_digest(new),
+    }  # fmt: skip
+    text = folder / f".{DESCRIPTION}.new"
+    text.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    os.replace(new, folder / TABLE)
+    os.replace(text, folder / DESCRIPTION)
+
+
+def load_table(folder: str | Path, digest: str) -> FlowTable:
+    """Read a table that `save_table` wrote.
+
+    Args:
+        folder: see there.
+        digest: of the flow and factorization that it will be used with.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, the table is empty, or it was made by another
+            flow.
+    """
+    folder = Path(folder)
+    told = read_json(folder / DESCRIPTION)
+    if (told.get("format"), told.get("version")) != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: expected {FORMAT} version {VERSION}, found "
+            f"{told.get('format')} version {told.get('version')}"
+        )
+    if told.get("flow") != digest:
+        raise CheckpointError(
+            f"{folder / TABLE} is stale: it was made by flow {told.get('flow')}, the weights here "
+            f"are of flow {digest}; build the table again"
+        )
+    tensors = read_safetensors(folder / TABLE)
+    if file_digest(folder / TABLE) != told.get("sha256"):
+        raise CheckpointError(
+            f"{folder / TABLE} is not the table that {DESCRIPTION} describes: damaged, or the two "
+            "files are of different saves"
+        )
+    try:
+        return FlowTable.of(**tensors)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / TABLE}: {error}") from error
