@@ -62,10 +62,17 @@ def load(path: str | Path, *, encoding: str = "latin1") -> Any:
         raise DatasetError(f"{path} cannot be unpickled: {error}") from error
 
 
-def loads(data: bytes, *, encoding: str = "latin1") -> Any:
-    """Unpickle `data` as `load` does a file."""
+def loads(data: bytes, *, encoding: str = "latin1", boxed: bool = False) -> Any:
+    """Unpickle `data` as `load` does a file.
+
+    Args:
+        data: the stream.
+        encoding: of byte strings that Python 2 wrote.
+        boxed: also take an array of objects for what is in it, where that is one: so NumPy saves
+            what is no array.
+    """
     try:
-        value = _NumbersOnly(data, encoding).load()
+        value = (_Boxed if boxed else _NumbersOnly)(data, encoding).load()
     except pickle.UnpicklingError as error:
         raise DatasetError(str(error)) from error
     except (
@@ -207,6 +214,28 @@ class _NumbersOnly(pickle._Unpickler):  # type: ignore[name-defined,misc]
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
+class _Objects:
+    """Stands for the dtype of an array of objects."""
+
+
+class _Boxed(_NumbersOnly):
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_NumbersOnly.dispatch)
+
+    def load_build(self) -> None:
+        target, state = self.stack[-2:]
+        if type(target) is _Objects:
+            self.stack.pop()
+        elif type(target) is np.ndarray and any(type(part) is _Objects for part in state):
+            _version, shape, _dtype, _fortran, content = state
+            if shape != () or type(content) is not list or len(content) != 1:
+                raise _refused("an array of several objects")
+            self.stack[-2:] = content
+        else:
+            super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
 def _points(words: NDArray[np.str_]) -> np.dtype[Any]:
     return np.dtype(np.uint32).newbyteorder(words.dtype.byteorder)
 
@@ -245,8 +274,8 @@ def _reconstruct(reader: _NumbersOnly, kind: Any, shape: Any, code: Any) -> NDAr
     return np.empty(0, np.uint8)
 
 
-def _dtype(reader: _NumbersOnly, code: Any, *flags: Any) -> _DType:
-    return _DType(code)
+def _dtype(reader: _NumbersOnly, code: Any, *flags: Any) -> _DType | _Objects:
+    return _Objects() if code == "O8" and isinstance(reader, _Boxed) else _DType(code)
 
 
 def _scalar(reader: _NumbersOnly, dtype: Any, raw: Any) -> Any:

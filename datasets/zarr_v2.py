@@ -24,7 +24,7 @@ from fastloop.datasets import zarr_codecs, zarr_stores
 from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.numpy_files import check_text
 
-__all__ = ["Array", "Group", "open"]
+__all__ = ["Array", "Group", "open", "open_array"]
 
 # What an array may take is bound to what is stored of it, so that a few bytes cannot ask for all
 # memory: a Blosc block of 256 KiB of zeros takes 40 bytes, which is the densest that is written.
@@ -44,6 +44,11 @@ def open(path: str | Path) -> Group:
         DatasetError: where it is missing, no group of zarr format 2, or no zip.
     """
     return Group(zarr_stores.open_store(path), "")
+
+
+def open_array(path: str | Path) -> Array:
+    """Open a store that is one array; raises as `open`."""
+    return Array(zarr_stores.open_store(path), "")
 
 
 class Group:

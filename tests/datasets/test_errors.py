@@ -11,6 +11,7 @@ import pytest
 from fastloop.datasets import (
     adroit_demos,
     eth_ucy,
+    human_motion,
     lerobot,
     pickles,
     predictions,
@@ -30,6 +31,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "comma2k19": lambda path: list(comma2k19.read(path)),
     "commonroad": lambda path: list(commonroad.read(path)),
     "eth_ucy": lambda path: eth_ucy.split(path, "eth", "train"),
+    "h36m": human_motion.h36m,
+    "amass": human_motion.amass,
     "lerobot": lerobot.read,
     "lyft": lambda path: list(lyft.read(path)),
     "nuscenes": lambda path: tables.read_tables(path, "v1.0-mini"),

@@ -390,3 +390,19 @@ OPCODES = st.one_of(
 def test_arbitrary_bytes_are_data_or_a_fault(data: bytes) -> None:
     with contextlib.suppress(DatasetError):
         load(data)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_what_numpy_boxes_is_taken_out_where_that_is_asked_for(protocol: int) -> None:
+    box = np.empty((), object)
+    box[()] = {"S1": {"Walking": np.arange(6.0).reshape(2, 3)}}
+    data = pickle.dumps(box, protocol)
+    found = pickles.loads(data, boxed=True)
+    np.testing.assert_array_equal(found["S1"]["Walking"], [[0, 1, 2], [3, 4, 5]])
+    with pytest.raises(DatasetError, match="an array of 'O8'"):
+        pickles.loads(data)
+    for several in (np.array([1, "a"], object), np.array([], object), np.array([None], object)):
+        with pytest.raises(DatasetError, match="an array of several objects"):
+            pickles.loads(pickle.dumps(several, protocol), boxed=True)
+    with pytest.raises(DatasetError, match="nothing was run"):
+        pickles.loads(pickle.dumps(os.mkdir, protocol), boxed=True)
