@@ -37,7 +37,7 @@ class Episode:
     outcome: Outcome
     detail: str = ""
     figures: Mapping[str, float] = field(default_factory=dict, hash=False)
-    moments: Sequence[float] = field(default=(), hash=False, repr=False)
+    moments: Sequence[float] = field(default_factory=list, hash=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.outcome not in get_args(Outcome):

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fastloop.accel.report import AccelReport
 from fastloop.sims.findings import analyze, result_json
+from fastloop.sims.predictability import moments_of
 from fastloop.sims.report import print_report, render_html, rollouts, write_report
 from fastloop.sims.summary import Arm, Episode, PlanMask, RunSummary, Video
 
@@ -106,6 +107,39 @@ def test_result_has_the_metrics_that_scripts_read(summary):
     assert metrics["latency_cold_max/bac"]["value"] == 90
     assert {"latency_p90/plain", "latency_p99/plain", "latency_max/plain"} <= set(metrics)
     assert result["coverage"]["complete"] is True
+
+
+def moved(name: str, noise: float, **more) -> Arm:
+    """An arm whose actions follow from each other but for noise."""
+    random = np.random.default_rng(0)
+    done = [np.cumsum(0.1 + noise * random.normal(size=(30, 2)), 0) for _ in range(20)]
+    return Arm(
+        name,
+        [Episode("t", i, "success", moments=moments_of(actions)) for i, actions in enumerate(done)],
+        **more,
+    )
+
+
+def test_predictability_is_told_in_one_line():
+    run = RunSummary(
+        "eval", [moved("plain", 0.1), moved("[b]", 0.3)], [("t", i) for i in range(20)]
+    )
+    assert RunSummary.from_json(run.to_json()).to_json() == run.to_json()
+    metrics = result_json(run)["metrics"]
+    errors = [metrics[f"action_prediction_error/{name}"] for name in ("plain", "[b]")]
+    assert errors[0]["n"] == 56
+    assert 0 < errors[0]["value"] < errors[1]["value"] < 1
+    assert "action_predictability/plain" not in metrics
+    line = f"of its variance: plain {errors[0]['value']:.3g}; [b] {errors[1]['value']:.3g}."
+    assert line in printed(run)
+    assert line in Page(render_html(run, folder=Path())).text
+
+    expert = [episode.moments for episode in moved("expert", 0.1).episodes]
+    run = replace(run, demonstrations=expert)
+    metrics = result_json(run)["metrics"]
+    assert metrics["action_predictability/plain"]["value"] == pytest.approx(1)
+    assert metrics["action_predictability/[b]"]["value"] < 0.5
+    assert "(predictability 1.00 of the expert's); [b]" in printed(run)
 
 
 def test_what_was_not_measured_is_null(summary):

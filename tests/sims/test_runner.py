@@ -20,6 +20,7 @@ from fastloop.policies.chunks import TemporalEnsemble
 from fastloop.policies.spec import SpecMismatchError
 from fastloop.sims.clock import Replay
 from fastloop.sims.config import SimConfig
+from fastloop.sims.predictability import moments_of
 from fastloop.sims.results import JsonLines, LogWriteError
 from fastloop.sims.runner import RunConfig, SimStartError, run
 from fastloop.sims.video import Filming
@@ -85,6 +86,25 @@ def test_outcomes_steps_and_rewards_are_those_of_the_simulator(whole):
     assert times.simulators_s > 0
     assert 0 < times.runner_s < times.total_s - times.policy_s
     assert result.arm("plain").episodes[0].key == ("toy", 0)
+
+
+def test_moments_are_of_the_actions_that_were_executed(homing, tmp_path, monkeypatch):
+    """Those after an episode's end are not, held ones are."""
+    sent = []
+    send = sys.modules["fastloop.sims.worker"].Worker.send
+
+    def spy(self, request):
+        if hasattr(request, "actions"):
+            sent.extend(request.actions)
+        send(self, request)
+
+    monkeypatch.setattr("fastloop.sims.worker.Worker.send", spy)
+    config = RunConfig(num_envs=1, plan_batch=1)
+    clock = Replay([0.2])
+    (episode,) = go(homing(), tmp_path, ITEMS[:1], toy(), config=config, clock=clock).episodes
+    assert len(sent) >= episode.steps
+    assert episode.moments == moments_of(sent[: episode.steps])
+    assert episode.summary.moments == episode.moments
 
 
 def test_leaving_the_arena_is_a_failure(homing, tmp_path):
