@@ -8,7 +8,7 @@ from typing import Any
 from fastloop.accel.samplers import SamplerConfig
 from fastloop.policies.training import TrainConfig
 
-__all__ = ["DiffusionForecasterConfig", "ForecastBenchConfig"]
+__all__ = ["CacheFlowForecasterConfig", "DiffusionForecasterConfig", "ForecastBenchConfig"]
 
 
 @dataclass
@@ -27,6 +27,19 @@ class DiffusionForecasterConfig:
 
 
 @dataclass
+class CacheFlowForecasterConfig:
+    """A conditional flow and its cache.
+
+    Attributes:
+        model: fields of `fastloop.policies.cacheflow.model.CacheFlowConfig`, by name.
+        train: how.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass
 class ForecastBenchConfig:
     """Forecasters beside each other on what they were not trained on: errors, densities, event
     probabilities, latencies.
@@ -36,6 +49,7 @@ class ForecastBenchConfig:
             dataset.path=... dataset.scene=zara1``.
         arms: who forecasts; the others are compared with the first.
         diffusion: of the arm of that name.
+        cacheflow: of the arms `cacheflow` and `uncached_flow`, which have the same weights.
         samples: N, of which the best counts.
         drawn: samples that densities and event probabilities are taken from; the first N of them
             are those of which the best counts.
@@ -51,6 +65,7 @@ class ForecastBenchConfig:
     dataset: dict[str, Any] = field(default_factory=dict)
     arms: list[str] = field(default_factory=list)
     diffusion: DiffusionForecasterConfig = field(default_factory=DiffusionForecasterConfig)
+    cacheflow: CacheFlowForecasterConfig = field(default_factory=CacheFlowForecasterConfig)
     samples: int = 20
     drawn: int = 100
     batch: int = 64

@@ -10,8 +10,7 @@ from fastloop.accel.denoise import PlainLoop
 from fastloop.accel.samplers import build_sampler, build_schedule
 from fastloop.bench.forecast.config import DiffusionForecasterConfig
 from fastloop.bench.forecast.forecasters import Forecaster
-from fastloop.bench.forecast.training import batches
-from fastloop.datasets.trajectories import Trajectories
+from fastloop.policies.cacheflow.samples import Samples
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel, steps_between
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.transformer import TransformerForDiffusion
@@ -24,7 +23,7 @@ HISTORY = "observation.history"
 
 
 def diffusion_trainer(
-    config: DiffusionForecasterConfig, train: Trajectories, device: str, digest: str
+    config: DiffusionForecasterConfig, train: Samples, device: str, digest: str
 ) -> Trainer:
     """What trains the weights: a future is denoised as the steps from one time to the next.
 
@@ -41,7 +40,7 @@ def diffusion_trainer(
     schedule, kind = build_schedule(config.sampler), config.sampler.prediction_type
     build_sampler(config.sampler)
     normalizer = LinearNormalizer()
-    past, future = torch.from_numpy(train.past), torch.from_numpy(train.future)
+    past, future = train.history, train.future
     moves = steps_between(future - past[:, -1:])
     normalizer.fit({HISTORY: past, ACTION: moves}, mode="gaussian")
     torch.manual_seed(config.train.seed)
@@ -56,13 +55,13 @@ def diffusion_trainer(
     model = DiffusionModel(network, normalizer, [HISTORY], relative_to=HISTORY, cumulative=True)
 
     def loss(batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
-        named = {HISTORY: batch["past"], ACTION: batch["future"]}
+        named = {HISTORY: batch["history"], ACTION: batch["future"]}
         return model.loss(named, schedule, kind, generator=generator)
 
     return Trainer(
         model.to(device),
         loss,
-        batches(train, config.train.batch_size, config.train.seed),
+        lambda step: train.batch(step, config.train.batch_size, config.train.seed),
         config.train,
         facts={"data": digest, "arch": config.arch, "sampler": vars(config.sampler)},
     )

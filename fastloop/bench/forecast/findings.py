@@ -10,7 +10,9 @@ from typing import Any
 from fastloop.bench.forecast.measure import UNITS
 from fastloop.sims.stats import Interval, LatencySummary
 
-__all__ = ["ForecastFindings", "metrics"]
+__all__ = ["CACHED", "ForecastFindings", "metrics"]
+
+CACHED = "cacheflow"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class ForecastFindings:
         events: ``ece_<event>`` and ``auroc_<event>``.
         gaps: of errors, in the mean of trajectories, beyond those of the first arm.
         latency: of a forecast for one agent, and for several at once.
+        faster: its own median time over that of `CACHED`, for one agent and for several; empty for
+            `CACHED` itself, and where it is not there.
     """
 
     name: str
@@ -30,6 +34,7 @@ class ForecastFindings:
     events: Mapping[str, Interval]
     gaps: Mapping[str, Interval]
     latency: tuple[LatencySummary, LatencySummary]
+    faster: tuple[Interval, ...] = ()
 
 
 def metrics(arms: Sequence[ForecastFindings], agents: int) -> dict[str, dict[str, Any]]:
@@ -47,6 +52,8 @@ def metrics(arms: Sequence[ForecastFindings], agents: int) -> dict[str, dict[str
                 value = _number(getattr(latency, name))
                 n = latency.cold_n if name == "cold_max" else latency.n
                 found[f"latency_{name}_{of}_{arm.name}"] = {"value": value, "unit": "ms", "n": n}
+        for of, faster in zip((1, agents), arm.faster, strict=False):
+            found[f"speedup_{of}_{CACHED}_over_{arm.name}"] = _measured(faster, "x")
     return found
 
 

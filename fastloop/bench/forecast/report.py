@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from fastloop.bench.forecast.findings import ForecastFindings
+from fastloop.bench.forecast.findings import CACHED, ForecastFindings
 from fastloop.bench.report import Table
 from fastloop.sims.report.console import text_table
 from fastloop.sims.report.markup import element, table
 from fastloop.sims.report.page import fill_page, provenance_section
-from fastloop.sims.report.text import difference_cell, milliseconds
+from fastloop.sims.report.text import difference_cell, milliseconds, times
 from fastloop.sims.stats import Interval
 
 __all__ = ["caption", "print_tables", "render_forecast_bench", "tables"]
@@ -25,11 +25,10 @@ def caption(samples: int, drawn: int) -> str:
         f"ADE and FDE: mean and last distance, of the best of {samples} samples and of one sample "
         f"in the mean. APD: how far the {samples} lie apart. MM: the best of {samples} for each of "
         "the futures that followed situations alike. KDE: negative log-likelihood of the true "
-        f"points under a kernel density of {drawn} samples; own: that of the whole future under "
-        "the forecaster's own density, over the dimensions that it models: not on one scale "
-        "between arms. ECE: how far probabilities of events lie from frequencies; AUROC: how well "
-        "they tell; a forecaster of a single future says 0 or 1. Intervals are by a bootstrap over "
-        "pedestrians, or recordings of bodies."
+        f"points under a kernel density of {drawn} samples; own: that of the whole future, all its "
+        "numbers in m, under the forecaster's own density. ECE: how far probabilities of events "
+        "lie from frequencies; AUROC: how well they tell; a forecaster of a single future says 0 "
+        "or 1. Intervals are by a bootstrap over pedestrians, or recordings of bodies."
     )
 
 
@@ -68,6 +67,12 @@ def tables(arms: Sequence[ForecastFindings], agents: int) -> list[Table]:
             ("arm", "agents", "p50", "p90", "p99", "max", "cold", "n"),
             [[one.name, str(of), *map(milliseconds, (it.p50, it.p90, it.p99, it.max, it.cold_max)),
               str(it.n)] for one in arms for of, it in zip((1, agents), one.latency, strict=True)],
+        ),
+        Table(
+            f"How much sooner {CACHED} is there",
+            ("than", "agents", "times", "95% interval"),
+            [[one.name, str(of), times(it.value), f"{it.low:.3g} to {it.high:.3g}"]
+             for one in arms for of, it in zip((1, agents), one.faster, strict=False)],
         ),
     ]  # fmt: skip
     return [one for one in found if one.rows]

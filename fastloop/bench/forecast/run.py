@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fastloop.bench.forecast.arms import ARMS, make_arms
 from fastloop.bench.forecast.config import ForecastBenchConfig
-from fastloop.bench.forecast.findings import ForecastFindings, metrics
+from fastloop.bench.forecast.findings import CACHED, ForecastFindings, metrics
 from fastloop.bench.forecast.forecasters import Forecaster
 from fastloop.bench.forecast.measure import Scores, event_intervals, intervals, score
 from fastloop.bench.forecast.report import caption, print_tables, render_forecast_bench, tables
@@ -22,7 +22,7 @@ from fastloop.datasets.trajectories import Trajectories, TrajectoryData
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 from fastloop.sims.interrupts import catch_interrupts
-from fastloop.sims.stats import latency_summary
+from fastloop.sims.stats import Interval, latency_summary, ratio_of_medians
 from fastloop.sims.targets import build
 
 __all__ = ["run"]
@@ -143,9 +143,16 @@ def _find(
                 event_intervals(own, test.groups),
                 intervals(beyond, test.groups),
                 (one, several),
+                _faster(name, timed),
             )
         )
     return found
+
+
+def _faster(name: str, timed: list[dict[str, list[float]]]) -> tuple[Interval, ...]:
+    if name == CACHED or CACHED not in timed[0]:
+        return ()
+    return tuple(ratio_of_medians(ms[name][1:], ms[CACHED][1:], paired=True) for ms in timed)
 
 
 def _report(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from fastloop.datasets.trajectories import Trajectories
@@ -14,7 +12,7 @@ from fastloop.policies.training import Trainer
 from fastloop.progress import bar
 from fastloop.sims.interrupts import Interrupts
 
-__all__ = ["batches", "data_digest", "train"]
+__all__ = ["data_digest", "train"]
 
 
 def data_digest(data: Trajectories) -> str:
@@ -23,30 +21,6 @@ def data_digest(data: Trajectories) -> str:
     made.update(data.past.tobytes())
     made.update(data.future.tobytes())
     return made.hexdigest()[:16]
-
-
-def batches(
-    data: Trajectories, batch_size: int, seed: int
-) -> Callable[[int], dict[str, torch.Tensor]]:
-    """The batch of each step, the same whenever it is asked for: ``past`` and ``future``.
-
-    Each epoch visits every trajectory once, in an order drawn from (seed, epoch); batches are full
-    and run over from one epoch into the next.
-    """
-    past, future = torch.from_numpy(data.past), torch.from_numpy(data.future)
-
-    def order(epoch: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        return torch.randperm(len(past), generator=generator)
-
-    def batch(step: int) -> dict[str, torch.Tensor]:
-        begin, end = step * batch_size, (step + 1) * batch_size
-        first, last = begin // len(past), (end - 1) // len(past)
-        orders = torch.cat([order(epoch) for epoch in range(first, last + 1)])
-        rows = orders[begin - first * len(past) : end - first * len(past)]
-        return {"past": past[rows], "future": future[rows]}
-
-    return batch
 
 
 def train(
