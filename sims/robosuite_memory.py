@@ -30,8 +30,9 @@ class Staged(Robosuite, abc.ABC):
 
     Args:
         task: robosuite's name of the scene.
-        name, success, max_steps: as in `EnvSpec`.
-        options: as of `Robosuite`, whose observations and actions these are.
+        name, success: as in `EnvSpec`.
+        ticks: after which an episode times out, where `max_steps` does not say.
+        max_steps, options: as of `Robosuite`, whose observations and actions these are.
 
     Attributes:
         seed: the episode's.
@@ -40,8 +41,17 @@ class Staged(Robosuite, abc.ABC):
 
     stages: int
 
-    def __init__(self, task: str, name: str, success: str, max_steps: int, **options: Any) -> None:
-        super().__init__(task, **{**options, "max_steps": options.get("max_steps") or max_steps})
+    def __init__(
+        self,
+        task: str,
+        name: str,
+        success: str,
+        ticks: int,
+        *,
+        max_steps: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(task, max_steps=max_steps or ticks, **options)
         self.env_spec = replace(self.env_spec, name=f"robosuite {name}", success=success)
         self.seed = self.stage = 0
 
