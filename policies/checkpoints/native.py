@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,12 +27,12 @@ from fastloop.policies.checkpoints.checks import (
 )
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.files import read_json, read_safetensors
+from fastloop.policies.checkpoints.spec_json import spec_from_json, spec_to_json
 from fastloop.policies.diffusion.clip import ClipConfig
 from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.scene import SceneConfig
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
-from fastloop.policies.spec import ActionSpec, TensorSpec
 
 __all__ = ["FORMAT", "VERSION", "load", "save"]
 
@@ -113,7 +112,7 @@ def load(folder: str | Path) -> Checkpoint:
             f"{folder}: config.json belongs to weights {config['weights'].get('sha256')}, "
             f"model.safetensors is {digest}: damaged, or the two files are of different saves"
         )
-    spec = _spec_from_json(config["spec"]) | {
+    spec = spec_from_json(config["spec"]) | {
         "vision": _vision_from_json(config["vision"]),
         "state": StateConfig(**config["state"]) if config["state"] else None,
         "relative_to": config["relative_to"],
@@ -160,31 +159,12 @@ def _stored(key: str, value: torch.Tensor, half: bool) -> torch.Tensor:
 
 
 def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    action = checkpoint.action
     return {
         "format": FORMAT,
         "version": VERSION,
         "network": checkpoint.network,
         "arch": dict(checkpoint.arch),
-        "spec": {
-            "inputs": {
-                key: {**dataclasses.asdict(s), "low": _finite(s.low), "high": _finite(s.high)}
-                for key, s in checkpoint.inputs.items()
-            },
-            "action_dim": checkpoint.action_dim,
-            "action": None
-            if action is None
-            else {
-                **dataclasses.asdict(action),
-                "low": [_finite(value) for value in action.low],
-                "high": [_finite(value) for value in action.high],
-            },
-            "n_obs_steps": checkpoint.n_obs_steps,
-            "horizon": checkpoint.horizon,
-            "n_action_steps": checkpoint.n_action_steps,
-            "control_hz": checkpoint.control_hz,
-            "lags": list(checkpoint.lags),
-        },
+        "spec": spec_to_json(checkpoint, checkpoint.action_dim),
         "sampler": dataclasses.asdict(checkpoint.sampler),
         "vision": dataclasses.asdict(checkpoint.vision) if checkpoint.vision else None,
         "state": dataclasses.asdict(checkpoint.state) if checkpoint.state else None,
@@ -194,38 +174,6 @@ def _to_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "cumulative": checkpoint.cumulative,
         "ema": checkpoint.ema,
         "training": dict(checkpoint.training),
-    }
-
-
-def _spec_from_json(spec: Mapping[str, Any]) -> dict[str, Any]:
-    action = spec["action"]
-    return {
-        "inputs": {
-            key: TensorSpec(
-                shape=tuple(value["shape"]),
-                dtype=value["dtype"],
-                low=_bound(value["low"], -math.inf),
-                high=_bound(value["high"], math.inf),
-                names=tuple(value["names"]),
-                unit=value["unit"],
-            )
-            for key, value in spec["inputs"].items()
-        },
-        "action": None
-        if action is None
-        else ActionSpec(
-            dim=action["dim"],
-            kind=action["kind"],
-            low=tuple(_bound(value, -math.inf) for value in action["low"]),
-            high=tuple(_bound(value, math.inf) for value in action["high"]),
-            names=tuple(action["names"]),
-            unit=action["unit"],
-        ),
-        **{
-            name: spec[name]
-            for name in ("action_dim", "n_obs_steps", "horizon", "n_action_steps", "control_hz")
-        },
-        "lags": tuple(spec.get("lags", ())),  # not in folders of before they were known
     }
 
 
@@ -241,12 +189,3 @@ def _clip_from_json(clip: Mapping[str, Any] | None) -> ClipConfig | None:
         return None
     sizes = {name: clip[name] for name in ("resize_shape", "crop_shape")}
     return ClipConfig(**{**clip, **{k: tuple(v) if v else None for k, v in sizes.items()}})
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity: None stands for no bound."""
-    return value if math.isfinite(value) else None
-
-
-def _bound(value: float | None, unbounded: float) -> float:
-    return unbounded if value is None else value
