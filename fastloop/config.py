@@ -209,8 +209,9 @@ class NetworkConfig:
     """The network that is trained, a group of its own: ``network=transformer``, for instance.
 
     Attributes:
-        kind: `transformer`, `unet` or `unet_cross`, which denoise, or `qwen2_5_vl`, which writes;
-            of what follows, this one has arch (``text`` and ``vision``), inputs and vla.
+        kind: `transformer`, `unet` or `unet_cross`, which denoise, `cacheflow`, which looks plans
+            up, or `qwen2_5_vl`, which writes; of what follows, the last one has arch (``text`` and
+            ``vision``), inputs and vla.
         arch: arguments of its constructor, without the widths that follow from the data.
         horizon, n_obs_steps, n_action_steps: T, O, and actions executed before planning again.
         inputs: observation keys that condition it, in this order.

@@ -11,6 +11,8 @@ from fastloop.accel.apply import accelerate
 from fastloop.accel.config import AccelConfig
 from fastloop.accel.samplers import build_sampler
 from fastloop.policies.base import Policy
+from fastloop.policies.cacheflow.folder import is_cacheflow, load_cacheflow
+from fastloop.policies.cacheflow.policy import CacheFlowPolicy
 from fastloop.policies.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from fastloop.policies.checkpoints.model import build_model
 from fastloop.policies.diffusion.policy import DiffusionPolicy
@@ -47,7 +49,8 @@ def load_policy(
     Args:
         checkpoint: a name under ``policies/weights``, one of our folders, a LeRobot policy folder,
             or a ``.ckpt`` of diffusion_policy: a `DiffusionPolicy`. The folder of a
-            vision-language model: a `VisionLanguagePlanner`. Or one of `PLANNERS`, or AD-MLP's
+            vision-language model: a `VisionLanguagePlanner`. A CacheFlow folder: a
+            `CacheFlowPolicy`, which has no sampler either. Or one of `PLANNERS`, or AD-MLP's
             ``.pth``: a planner, which has no denoising loop.
         env: what it will drive; says what the actions mean where the file does not. Planners by
             name and vision-language models need it: they plan the waypoints of its horizon. Where
@@ -64,7 +67,8 @@ def load_policy(
         SpecMismatchError: when the file does not say what its actions mean, and `env` takes another
             number of them; when a planner cannot plan for `env`.
         ValueError: for an unknown sampler field (the known ones are listed) or device; for a
-            planner with a sampler; for a planner by name or a vision-language model without `env`.
+            planner or CacheFlow with a sampler; for a planner by name or a vision-language model
+            without `env`.
     """
     if env is not None and env.action.kind == "plan":
         planner = load_policy(checkpoint, env=waypoint_env(env), sampler=sampler, device=device)
@@ -74,6 +78,8 @@ def load_policy(
             raise ValueError(f"{checkpoint} is a planner and has no sampler: drop {dict(sampler)}")
         return make_planner(checkpoint, env=env, n_action_steps=n_action_steps)
     path = find_checkpoint(checkpoint)
+    if is_cacheflow(path):
+        return _load_cacheflow(path, sampler=sampler, n_action_steps=n_action_steps, device=device)
     if is_vlm(path) or is_language_model(path):
         return _load_vision_language(
             path, env=env, decoding=sampler or {}, n_action_steps=n_action_steps, device=device
@@ -124,6 +130,15 @@ def make_policy(
         return accelerate(policy, AccelConfig("exact"))
     except ValueError:  # a network that is no stack of branches runs as published
         return policy
+
+
+def _load_cacheflow(
+    path: Path, *, sampler: Mapping[str, Any] | None, n_action_steps: int | None, device: str
+) -> CacheFlowPolicy:
+    if sampler:
+        raise ValueError(f"{path} is a CacheFlow and has no sampler: drop {dict(sampler)}")
+    policy = load_cacheflow(path, device=device)
+    return policy.with_spec(n_action_steps=n_action_steps) if n_action_steps else policy
 
 
 def _load_vision_language(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from fastloop.cacheflow_recipe import KIND, CacheFlowRecipe
 from fastloop.config import TrainVerbConfig
 from fastloop.datasets.embeddings import Embeddings
 from fastloop.policies.base import Policy
@@ -33,6 +34,8 @@ from fastloop.sims.worklist import WorkItem
 from fastloop.vla_recipe import VLARecipe
 
 __all__ = ["run"]
+
+AnyRecipe = Recipe | VLARecipe | CacheFlowRecipe
 
 CHECK_SEED = 500_000  # closed-loop checks never touch the seeds that evaluations use
 
@@ -71,7 +74,7 @@ def run(config: TrainVerbConfig) -> int:
     out = Path(config.out) if config.out else folder / "policy"
     recipe.save(out, trainer)
     metrics = {"loss": {"value": running.loss, "unit": "1", "n": trainer.step}}
-    if isinstance(recipe, VLARecipe):
+    if not isinstance(recipe, Recipe):
         metrics |= {key: {"value": value} for key, value in recipe.check(name, trainer).items()}
     write_result(folder, "train", config, metrics, samples=samples)
     console.print(
@@ -156,21 +159,22 @@ class _Stage:
         self._log.write_text("".join(compress(whole, stays)), encoding="utf-8")
 
 
-def _recipe(config: TrainVerbConfig, env: EnvSpec) -> Recipe | VLARecipe:
-    return VLARecipe(config, env) if config.network.kind == STOCK else Recipe(config, env)
+def _recipe(config: TrainVerbConfig, env: EnvSpec) -> AnyRecipe:
+    own = {STOCK: VLARecipe, KIND: CacheFlowRecipe}
+    return own.get(config.network.kind, Recipe)(config, env)
 
 
 def _check(
     config: TrainVerbConfig,
     sim: SimConfig,
-    recipe: Recipe | VLARecipe,
+    recipe: AnyRecipe,
     stage: str,
     trainer: Trainer,
     folder: Path,
 ) -> dict[str, float] | None:
     """Success of the averaged weights with its Wilson interval, or how they do on held-out moments;
     None when interrupted."""
-    if isinstance(recipe, VLARecipe):
+    if not isinstance(recipe, Recipe):
         return recipe.check(stage, trainer)
     checkpoint = recipe.checkpoint(trainer)
     policy: Policy = make_policy(checkpoint, device=config.device)

@@ -1,0 +1,121 @@
+"""Plans from the cache, each with its probability, in about a millisecond."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fastloop.accel.flow_table.mixture import Mixture
+from fastloop.accel.report import AccelReport
+from fastloop.policies.base import Budget, Plan
+from fastloop.policies.cacheflow.forecast import CacheFlow
+from fastloop.policies.cacheflow.reading import check_inputs, read
+from fastloop.policies.history import History
+from fastloop.policies.rng import Rng
+from fastloop.policies.spec import PolicySpec
+
+__all__ = ["ALARM", "CacheFlowPolicy"]
+
+ALARM = "the cache does not cover this situation"
+
+
+class CacheFlowPolicy:
+    """CacheFlow as a pure function of history: the likeliest of N cached futures is the plan.
+
+    Args:
+        spec: what it reads and decides; its horizon is that of the futures and the past actions.
+        cacheflow: model and table.
+        relative_to: observation whose newest value the actions of a future are relative to; None
+            for actions as they are.
+        samples: N, drawn from the cache.
+        alarm: coverage (`CacheFlow.coverage`) below which the report says `ALARM`.
+        digest: of the checkpoint, for provenance.
+
+    Raises:
+        ValueError: for inputs that it cannot read, and sizes that are not the model's.
+    """
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        cacheflow: CacheFlow,
+        *,
+        relative_to: str | None = None,
+        samples: int = 20,
+        alarm: float = 0.01,
+        digest: str = "",
+    ) -> None:
+        check_inputs(spec.inputs)
+        if samples < 1 or not 0 <= alarm < 1:
+            raise ValueError(
+                f"samples must be at least 1 and alarm a share below 1, got {samples} and {alarm}"
+            )
+        steps = (spec.horizon - spec.n_obs_steps + 1, spec.action.dim)
+        if steps != cacheflow.model.shapes["future"]:
+            raise ValueError(
+                f"the policy plans {steps[0]} actions of {steps[1]} elements, its futures are of "
+                f"{cacheflow.model.shapes['future']}"
+            )
+        self.spec = spec
+        self.cacheflow = cacheflow
+        self.relative_to = relative_to
+        self.samples = samples
+        self.alarm = alarm
+        self.digest = digest
+        self.name = "cacheflow"
+
+    def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
+        """The likeliest of `samples` futures, with its log-density per unit of all T A numbers; the
+        budget is not used.
+
+        Raises:
+            ValueError: an observation is not finite.
+        """
+        mixture = self.condition(history)
+        drawn = self.cacheflow.retrieve(mixture, self.samples, rng)
+        candidates = drawn.samples.cpu() + self.anchor(history)
+        log_prob = drawn.log_prob.cpu()
+        best = log_prob.argmax(1)
+        rows = torch.arange(len(best))
+        covered = (self.cacheflow.coverage(mixture) >= self.alarm).tolist()
+        report = AccelReport(network_evaluations=1, candidates=self.samples)
+        reports = tuple(replace(report, degraded={} if one else {ALARM: 1}) for one in covered)
+        alarms = len(covered) - sum(covered)
+        return Plan(
+            actions=candidates[rows, best],
+            dt=1.0 / self.spec.control_hz,
+            t0=history.ticks,
+            log_prob=log_prob[rows, best],
+            candidates=candidates,
+            chosen=best,
+            scores=-log_prob,
+            report=replace(report, degraded={ALARM: alarms} if alarms else {}),
+            reports=reports,
+        )
+
+    def condition(self, history: History) -> Mixture:
+        """The mixtures of B environments; raises as `plan`."""
+        seen = {key: history[key] for key in self.spec.inputs}
+        return self.cacheflow.condition(**read(seen, self.spec.inputs))
+
+    def anchor(self, history: History) -> torch.Tensor:
+        """(B, 1, 1, A) what the actions of futures are relative to."""
+        if self.relative_to is None:
+            return torch.zeros(len(history), 1, 1, self.spec.action.dim)
+        return history[self.relative_to][:, -1, None, None].cpu().float()
+
+    def to(self, device: torch.device | str) -> CacheFlowPolicy:
+        """A new policy on another device."""
+        other = copy.copy(self)
+        model = copy.deepcopy(self.cacheflow.model).to(device)
+        other.cacheflow = CacheFlow(model, self.cacheflow.table.to(device))
+        return other
+
+    def with_spec(self, **changes: Any) -> CacheFlowPolicy:
+        """A new policy with some fields of its spec replaced."""
+        other = copy.copy(self)
+        other.spec = replace(self.spec, **changes)
+        return other
