@@ -43,6 +43,7 @@ TASKS = {
         "decode": "bench_decode",
         "train": "bench_train",
         "forecast": "bench_forecast",
+        "window": "bench_window",
     },
 }
 

@@ -1,5 +1,5 @@
 """`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success; and
-`fastloop bench decode`, `forecast` and `train`, see the modules of these names."""
+`fastloop bench decode`, `forecast`, `train` and `window`, see the modules of these names."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from fastloop.bench.parity import measure_parity
 from fastloop.bench.report import print_tables
 from fastloop.bench.stages import measure_stages
 from fastloop.bench.success import Success, compare_success, run_config
+from fastloop.bench.window import run as window
+from fastloop.bench.window.config import WindowBenchConfig
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 from fastloop.setup import Setup, set_up
@@ -35,7 +37,12 @@ HELD_OUT = 800_000  # first seed of episodes that no plan is decided on and no s
 WATCHED_PLANS = 5
 
 
-def run(config: BenchConfig | DecodeBenchConfig | TrainBenchConfig | ForecastBenchConfig) -> int:
+Config = (
+    BenchConfig | DecodeBenchConfig | TrainBenchConfig | ForecastBenchConfig | WindowBenchConfig
+)
+
+
+def run(config: Config) -> int:
     """Measure, write the run folder and print the tables.
 
     Returns:
@@ -47,6 +54,8 @@ def run(config: BenchConfig | DecodeBenchConfig | TrainBenchConfig | ForecastBen
         return training.run(config)
     if isinstance(config, ForecastBenchConfig):
         return forecast.run(config)
+    if isinstance(config, WindowBenchConfig):
+        return window.run(config)
     _check(config)
     console = Console()
     setup = set_up(config.policy, config.sim)

@@ -13,6 +13,7 @@ from fastloop.accel.config import AccelConfig
 from fastloop.accel.samplers import SamplerConfig
 from fastloop.arms import arm_digest, make_arms, plan_mask, policy_digest
 from fastloop.config import EvalConfig, PolicyConfig
+from fastloop.policies.best_of import best_of
 from fastloop.policies.checkpoints import Checkpoint, CheckpointError
 from fastloop.policies.checkpoints.native import save
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel
@@ -21,6 +22,7 @@ from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.diffusion.scene import SceneConfig, SceneEncoder
 from fastloop.policies.diffusion.transformer import TransformerForDiffusion
 from fastloop.policies.driving.whole_plans import WholePlans
+from fastloop.policies.session import Session
 from fastloop.policies.spec import ActionSpec, TensorSpec
 from fastloop.setup import calibration_data, set_up
 
@@ -320,3 +322,28 @@ def test_baselines_that_cannot_be_are_told(planner, setup, tmp_path):
     wanted.baselines = ["nobody"]
     with pytest.raises(CheckpointError, match="stand_still"):
         make_arms(wanted, setup, tmp_path)
+
+
+def test_the_best_of_several_plans_is_driven(planner, tmp_path, capsys):
+    several = ["accel=none", "policy.samples=3", "policy.selector=medoid"]
+    assert evaluate(planner, tmp_path / "several", *several) == 0
+    assert evaluate(planner, tmp_path / "one", "accel=none") == 0
+    one, best = (episodes(tmp_path / run, "plain") for run in ("one", "several"))
+    assert [e["accel"]["candidates"] for e in best] == [3 * e["plans"] for e in best]
+    assert [e["figures"] for e in one] != [e["figures"] for e in best]
+    assert evaluate(planner, tmp_path / "past", "policy.samples=3") == 2
+    assert "reads 1 observation and predicts none" in capsys.readouterr().err
+
+
+def test_plans_in_another_frame_are_not_gone_on_with(planner, setup):
+    """A whole plan under way is in the vehicle's frame of an earlier moment."""
+    best = setup.policy.with_policy(best_of(setup.policy.policy, 2, "coherence"))
+    session = Session(best)
+    seen, _ = setup.sim.reset(seed=0)
+    session.observe(0, {key: seen[key] for key in best.spec.inputs})
+    session.install(0, session.plan([0]).actions[0])
+    session.act(0)
+    session.observe(0, {key: seen[key] for key in best.spec.inputs})
+    plan = session.plan([0])
+    assert plan.candidates.shape[:2] == (1, 2)
+    assert plan.report.degraded == {"no plan is under way": 1}

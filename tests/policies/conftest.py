@@ -20,11 +20,14 @@ INPUTS = {
 IMAGE = {"observation.images.top": TensorSpec((3, 48, 48), "uint8", 0, 255)}
 
 
-def build(network="transformer", *, images=False, kind="ddpm", steps=5, n_action_steps=3):
+def build(
+    network="transformer", *, images=False, kind="ddpm", steps=5, n_action_steps=3,
+    n_obs_steps=N_OBS_STEPS, lags=(),
+):  # fmt: skip
     torch.manual_seed(0)
     inputs = INPUTS | (IMAGE if images else {})
     action = ActionSpec(2, "absolute_position", (-5.0, -5.0), (5.0, 5.0))
-    spec = PolicySpec(inputs, action, N_OBS_STEPS, HORIZON, n_action_steps, control_hz=10.0)
+    spec = PolicySpec(inputs, action, n_obs_steps, HORIZON, n_action_steps, 10.0, lags)
     normalizer = LinearNormalizer()
     for key, value in {**INPUTS, ACTION: TensorSpec((2,))}.items():
         width = value.shape[0]
@@ -40,7 +43,7 @@ def build(network="transformer", *, images=False, kind="ddpm", steps=5, n_action
             2,
             2,
             HORIZON,
-            N_OBS_STEPS,
+            n_obs_steps,
             cond_dim=width,
             n_layer=2,
             n_head=2,
@@ -50,7 +53,7 @@ def build(network="transformer", *, images=False, kind="ddpm", steps=5, n_action
     else:
         net = ConditionalUnet1D(
             2,
-            global_cond_dim=N_OBS_STEPS * width,
+            global_cond_dim=n_obs_steps * width,
             down_dims=(8, 16),
             n_groups=4,
             diffusion_step_embed_dim=8,
@@ -63,8 +66,23 @@ def build(network="transformer", *, images=False, kind="ddpm", steps=5, n_action
 
 @pytest.fixture(scope="session")
 def diffusion_policy():
-    """A function (network, *, images, kind, steps, n_action_steps) -> DiffusionPolicy."""
+    """A function (network, *, images, kind, steps, n_action_steps, n_obs_steps, lags) ->
+    DiffusionPolicy."""
     return build
+
+
+@pytest.fixture(scope="session")
+def camera_policy():
+    """Like `diffusion_policy` with a camera, whose encoder is one convolution: it takes no time."""
+
+    def make(network="transformer", **kwargs):
+        policy = build(network, images=True, **kwargs)
+        (encoder,) = policy.model.obs_encoder.obs_nets.values()
+        encoder.backbone = torch.nn.Conv2d(3, encoder.backbone.channels, 32, 32, padding=12)
+        policy.model.eval().requires_grad_(False)
+        return policy
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""`fastloop bench window`: what a tick costs by how many frames a policy sees."""
