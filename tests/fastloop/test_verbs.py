@@ -186,6 +186,10 @@ def test_another_training_is_not_resumed(trained, demonstrations, tmp_path, caps
         (["device=tpu"], "cannot train on device 'tpu'"),
         (["network.kind=mlp"], "have: transformer, unet"),
         (["vision.crop=[3,3]"], "crop_shape, num_keypoints"),
+        (["network.past_steps=2"], "past_steps=2 of 2 observation steps"),
+        (["network.contexts=[1,3]"], "contexts of [3] frames cannot be cut from 2"),
+        (["network.stride=0"], "stride of at least 1 tick"),
+        (["network.spacing=even"], "choose from uniform, mixed"),
     ],
 )  # fmt: skip
 def test_training_that_cannot_be_is_refused_before_it_starts(
@@ -206,8 +210,15 @@ def test_training_that_cannot_be_is_refused_before_it_starts(
             "network=unet", "network.horizon=8", "network.n_action_steps=4",
             "network.arch.down_dims=[8,16]", "network.arch.n_groups=4", "~network.arch.kernel_size",
         ],
+        [
+            "network=unet_cross", "network.horizon=8", "network.n_action_steps=4",
+            "network.inputs=[observation.state,observation.environment_state]",
+            "network.arch.down_dims=[8,16]", "network.arch.n_groups=4", "network.arch.n_emb=8",
+            "network.n_obs_steps=4", "network.stride=3", "network.spacing=mixed",
+            "network.past_steps=2", "network.contexts=[1,2,4]",
+        ],
     ],
-    ids=["flow", "unet"],
+    ids=["flow", "unet", "unet_cross"],
 )  # fmt: skip
 def test_other_policies_train_and_run(demonstrations, tmp_path, network):
     folder = tmp_path / "run"
@@ -217,6 +228,11 @@ def test_other_policies_train_and_run(demonstrations, tmp_path, network):
     steps = "policy.sampler.num_inference_steps=4"
     assert evaluate(folder, tmp_path / "eval", "accel=none", steps) == 0
     assert result(tmp_path / "eval")["coverage"]["complete"]
+    if "network=unet_cross" in network:
+        assert load_policy(folder / "policy").spec.lags == (7, 4, 1, 0)
+        accel = ["accel.budget=2", steps]
+        for kind in ("exact", "uniform", "bac"):
+            assert evaluate(folder, tmp_path / kind, f"accel={kind}", *accel) == 0
 
 
 def test_a_horizon_that_the_unet_cannot_halve_is_refused(demonstrations, tmp_path, capsys):
@@ -250,6 +266,19 @@ def test_eval_compares_the_accelerated_policy_with_the_plain_one(trained, tmp_pa
     assert not [link for pair in links for link in pair if re.match(r"\w+:|//", link)
                 and not link.startswith("data:")], "it opens offline"  # fmt: skip
     assert capfd.readouterr().out.rstrip().endswith(str(tmp_path)), "the folder is printed last"
+
+
+def test_eval_says_how_predictable_actions_are(trained, demonstrations, tmp_path, capfd):
+    assert evaluate(trained, tmp_path, "accel=none", f"demonstrations={demonstrations}") == 0
+    found = result(tmp_path)["metrics"]
+    assert found["action_prediction_error/plain"]["value"] > 0
+    assert found["action_prediction_error/plain"]["n"] > 0
+    assert found["action_predictability/plain"]["value"] > 0
+    line = "Error of an action foretold from the two before"
+    assert line in capfd.readouterr().out
+    assert line in (tmp_path / "report.html").read_text()
+    assert evaluate(trained, tmp_path, "accel=none") == 0, "demonstrations change no episode"
+    assert "action_predictability/plain" not in result(tmp_path)["metrics"]
 
 
 def test_eval_run_again_repeats_no_episode_and_says_the_same(trained, tmp_path):
@@ -372,6 +401,7 @@ def test_an_accelerator_that_would_save_nothing_is_told(trained, tmp_path, capsy
         (["policy.n_action_steps=20"], "n_action_steps"),
         (["policy.sampler.num_inference_steps=21"], "trained on 20 steps"),
         (["policy.sampler.kind=euler"], "choose one of ddpm"),
+        (["demonstrations=nowhere.hdf5"], "nowhere.hdf5 does not exist"),
     ],
 )
 def test_an_evaluation_that_cannot_be_is_refused(trained, tmp_path, capsys, overrides, message):
