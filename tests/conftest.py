@@ -1,12 +1,18 @@
 """What every test finds: poisoned memory, skips that say why, and real recordings."""
 
+import json
 import os
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from fastloop.policies.vla.canvas import vocabulary
+from fastloop.policies.vla.prompt import load_template
+from fastloop.policies.vla.schema import load_schema
+from fastloop.policies.vla.tokenizer import FileTokenizer, build_tokenizer, token_id
 from fastloop.sims.gl import EGL_INSTALL, choose_backend, egl_is_there
 
 ROOT = Path(__file__).parents[1]
@@ -68,3 +74,55 @@ def realdata() -> Path:
     if not REALDATA.is_dir():
         pytest.skip(f"no recordings at {REALDATA}: FASTLOOP_REALDATA names their folder")
     return REALDATA
+
+
+@pytest.fixture(scope="session")
+def random_lavida():
+    """A function (folder, schema, **manifest) that writes a LaViDa of debug size which drives."""
+    return _write_lavida
+
+
+def _write_lavida(folder, schema, **manifest):
+    """On Dream; its mask and what fills up a field go by names of its own."""
+    transformers = pytest.importorskip("transformers", reason="its parts are of it (extra vla)")
+    folder.mkdir()
+    (folder / "answer.yaml").write_text(schema)
+    template = load_template("small_dream")
+    words = [template.text, template.state, *template.commands]
+    text = build_tokenizer([*vocabulary(load_schema(folder / "answer.yaml")), *words])
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    ids = FileTokenizer(folder / "tokenizer.json")
+    mask, null = token_id(ids, "<|video_pad|>"), token_id(ids, "<|endoftext|>")
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": len(ids), "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 1024, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+    }  # fmt: skip
+    network = transformers.Qwen2ForCausalLM(
+        transformers.Qwen2Config(**sizes, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    )
+    vision = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    tower = transformers.SiglipVisionModel(
+        transformers.SiglipVisionConfig(**vision, vision_use_head=False)
+    )
+    front = "model.vision_tower.vision_tower.vision_model."
+    weights = {key: 4 * value for key, value in network.state_dict().items()} | {
+        front + key.removeprefix("vision_model."): 2 * value
+        for key, value in tower.state_dict().items()
+    }
+    for index, rows in ((0, 16), (2, 32)):
+        weights[f"model.mm_projector.{index}.weight"] = 0.5 * torch.randn(32, rows)
+        weights[f"model.mm_projector.{index}.bias"] = torch.randn(32)
+    weights["model.image_newline"] = torch.randn(32)
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({
+        "model_type": "llava_dream", **sizes, "rope_theta": 1e4, "mask_token_id": mask,
+        "image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]], "vision_config": vision,
+    }))  # fmt: skip
+    told = {"null_id": null, "schema": "answer.yaml", "prompt": "small_dream"}
+    (folder / "fastloop.json").write_text(json.dumps({**told, **manifest}))
+    return folder

@@ -17,13 +17,9 @@ class Writing:
     Attributes:
         step_map: (B, n) int32, after which pass over its block a slot was last written, counted
             from 0; -1 where none did.
-
-    Raises:
-        ValueError: when the policy is not made for this model or canvas (`Commit.check`).
     """
 
     def __init__(self, answer: Answer, choice: Choice, commit: Commit) -> None:
-        commit.check(answer.spec, answer.canvas)
         self.answer, self.choice, self.commit = answer, choice, commit
         self.step_map = torch.full_like(answer.tokens, -1, dtype=torch.int32)
 

@@ -120,7 +120,8 @@ class ProjectionConfig:
 @dataclass
 class DecodeBenchConfig:
     """Every way to write a vision-language model's answer beside token by token: equality, passes,
-    time, error. Plain and jump-forward token by token are always there.
+    time, error. Plain and jump-forward token by token are always there, or for models that do not
+    write from left to right the surest token of each pass (``plain``).
 
     Attributes:
         sim: where to look at moments; without it those of `dataset`, or of the drives that come
@@ -128,6 +129,8 @@ class DecodeBenchConfig:
         dataset: recorded drives whose every frame holds the plan that was made there; then errors
             are measured, too.
         arms: by name; `~arms.NAME` leaves one out.
+        every: also all other ways that there are, by name, each driver that denoises with each
+            commit policy; those that cannot be right on this model are left out.
         prompts: moments at which answers are compared and plans timed.
         episode_prompts, apart_s: of a simulator: moments of an episode, and seconds between them.
         first_seed: of the first episode.
@@ -142,6 +145,7 @@ class DecodeBenchConfig:
     sim: dict[str, Any] = field(default_factory=dict)
     dataset: dict[str, Any] = field(default_factory=dict)
     arms: dict[str, DecodeArmConfig] = field(default_factory=dict)
+    every: bool = False
     prompts: int = 32
     episode_prompts: int = 4
     apart_s: float = 1.0

@@ -56,7 +56,16 @@ from fastloop.policies.dlm.filters import load_filter
 from fastloop.policies.vla.prompt import Prompt
 from fastloop.policies.vla.selectors import SELECTORS
 
-__all__ = ["COMMITS", "DRIVERS", "PRUNINGS", "DecodingConfig", "build_driver", "build_model"]
+__all__ = [
+    "COMMITS",
+    "DENOISING",
+    "DRIVERS",
+    "FASTEST",
+    "PRUNINGS",
+    "DecodingConfig",
+    "build_driver",
+    "build_model",
+]
 
 Make = Callable[[Choice, "DecodingConfig", LanguageModel], Driver]
 
@@ -90,15 +99,19 @@ def _every_second(model: LanguageModel) -> tuple[int, ...]:
     return tuple(range(1, getattr(model, "layers", 0) - 1, 2))
 
 
-DRIVERS: dict[str, Make] = {
-    "ar": lambda choice, *_: Autoregressive(choice),
-    "jump_forward": lambda choice, *_: Autoregressive(choice, jump_forward=True),
+# Drivers that ask a commit policy what to write after a pass.
+DENOISING: dict[str, Make] = {
     "denoise": lambda choice, config, _: SectionDiffusion(choice, _commit(config)),
     "hierarchical": lambda choice, config, _: HierarchicalDiffusion(choice, _commit(config)),
+    "flash_block": lambda choice, config, _: FlashBlock(choice, _commit(config)),
     **{cache().name: _cached(cache) for cache in CACHES},
     "sliding": _cached(DualCache, SlidingWindow),
     "elastic_cache": lambda choice, config, _: Elastic(choice, _commit(config)),
-    "flash_block": lambda choice, config, _: FlashBlock(choice, _commit(config)),
+}
+DRIVERS: dict[str, Make] = {
+    "ar": lambda choice, *_: Autoregressive(choice),
+    "jump_forward": lambda choice, *_: Autoregressive(choice, jump_forward=True),
+    **DENOISING,
     "streaming": lambda choice, *_: Streaming(choice),
     "tidar": lambda choice, *_: TiDAR(choice),
     "self_speculative": lambda choice, _, model: Speculative(choice, window=model.spec.block_size),
@@ -109,8 +122,8 @@ DRIVERS: dict[str, Make] = {
 }
 # From the first layer that misses tokens of pictures on: of L layers, and the share that is kept.
 PRUNINGS: dict[str, Callable[[LayeredModel, float], Pruned]] = {
-    "withdrawn": lambda model, _: Pruned(model, layer=model.layers // 2, keep=((0, 0.0),)),
-    "early": lambda model, kept: Pruned(model, layer=min(2, model.layers - 1), keep=((0, kept),)),
+    "withdrawn": lambda model, _: Pruned(model, layer=-(-model.layers // 2), keep=((0, 0.0),)),
+    "early": lambda model, kept: Pruned(model, layer=min(2, model.layers), keep=((0, kept),)),
     "late": lambda model, kept: Pruned(model, keep=((8, kept),)),
     "progressive": lambda model, kept: Pruned(model, keep=((4, kept), (8, kept**2))),
 }

@@ -59,7 +59,7 @@ def _network(transformers, ids):
     config = transformers.Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(ids), "hidden_size": 32, "intermediate_size": 48,
-            "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
             "max_position_embeddings": 2048, "bos_token_id": None, "eos_token_id": None,
             "pad_token_id": None,
             "rope_parameters": {

@@ -11,7 +11,7 @@ from fastloop import cli
 from fastloop.accel.decoding.result import Decoded, Exactness
 from fastloop.accel.decoding.speculative import Speculative
 from fastloop.accel.report import AccelReport
-from fastloop.bench.decode import run
+from fastloop.bench.decode import arms, run
 from fastloop.bench.decode.displacement import measure_errors
 from fastloop.bench.decode.moments import Moment, visited
 from fastloop.bench.decode.timing import Timed
@@ -70,6 +70,8 @@ def test_every_way_is_measured(vlm_folder, tmp_path, capfd, monkeypatch):
         assert found[f"latency_p50_{arm}"]["value"] <= found[f"latency_p99_{arm}"]["value"]
         assert found[f"latency_cold_{arm}"]["n"] == 1
         assert found[f"kv_bytes_{arm}"]["value"] > 0
+        assert 0 <= found[f"agreement_{arm}"]["value"] <= 1
+        assert found[f"tokens_fed_{arm}"]["value"] >= found[f"forwards_{arm}"]["value"]
         speedup = found[f"speedup_{arm}"]
         assert 0 < speedup["low"] <= speedup["value"] <= speedup["high"]
         phases = [found[f"forwards_{p}_{arm}"]["value"] for p in ("draft", "verify", "denoise")]
@@ -96,6 +98,9 @@ def test_every_way_is_measured(vlm_folder, tmp_path, capfd, monkeypatch):
     tokens = found["tokens_per_forward_ar"]["value"] * forwards["ar"]
     assert forwards["ar"] == pytest.approx(tokens - 1)
     assert found["alike_scaffold_speculative"]["value"] == 1
+    assert found["agreement_scaffold_speculative"]["value"] == 1
+    assert found["tokens_fed_ar"]["value"] == forwards["ar"]
+    assert found["tokens_fed_jump_forward"]["value"] == pytest.approx(tokens - 1)
     assert found["accepted_per_cycle_ar"]["value"] is None
     assert found["accepted_per_cycle_scaffold_speculative"]["value"] >= 1
     page = (tmp_path / "bench.html").read_text()
@@ -107,6 +112,85 @@ def test_every_way_is_measured(vlm_folder, tmp_path, capfd, monkeypatch):
     assert "PROJECTION, not measured" in printed
     assert "206 ms" in line(printed, "fast_ddrive_published")
     assert printed.rstrip().endswith(str(tmp_path)), "the folder is printed last"
+
+
+EVERY = ["every=true", "prompts=1", *without("fork8")]
+
+
+@pytest.fixture
+def few_commits(monkeypatch):
+    names = ("confidence", "joint_threshold", "learned", "one_by_one")
+    monkeypatch.setattr(arms, "COMMITS", {name: decoding.COMMITS[name] for name in names})
+
+
+def test_every_way_that_is_right(vlm_folder, tmp_path, capfd, monkeypatch, few_commits):
+    monkeypatch.setenv("COLUMNS", "240")
+    assert bench(vlm_folder, tmp_path, *EVERY) == 0
+    found = metrics(tmp_path)
+    measured = {name.removeprefix("tokens_fed_") for name in found if name.startswith("tokens_fed")}
+    denoising = {"denoise", "hierarchical", "flash_block"}
+    commits = {f"{name}_{commit}" for name in denoising
+               for commit in ("joint_threshold", "one_by_one")}  # fmt: skip
+    assert measured == denoising | commits | {
+        "ar", "jump_forward", "tidar", "self_speculative", "scaffold_speculative", "layer_skip",
+        "fork4", "prune_withdrawn", "prune_early",
+    }  # fmt: skip
+    exact = {"ar", "jump_forward", "tidar", "self_speculative", "scaffold_speculative"}
+    for arm in exact:
+        assert found[f"agreement_{arm}"]["value"] == 1
+    # One slot a pass, twice each block: kept and written.
+    slow, fast = (found[f"forwards_{arm}"]["value"] for arm in ("denoise_one_by_one", "denoise"))
+    assert slow > fast
+    assert found["agreement_denoise_one_by_one"]["value"] < 1
+    assert all(f"latency_p50_{arm}" in found and f"ade_5s_{arm}" in found for arm in measured)
+    printed = capfd.readouterr().out
+    table = printed[printed.index("Ways of writing") : printed.index("Forwards of a plan")]
+    assert "tokens fed" in table
+    assert "lossy" in line(table, "prune_early")
+    assert "approximate kv" in line(table, "flash_block")
+    assert "exact kv" in line(table, "denoise_one_by_one")
+    assert "lossless" in line(table, "tidar")
+    left_out = printed[printed.index("Left out") :]
+    assert "keys of what it has finished stay right" in line(left_out, "dual_cache")
+    assert "dual_cache_one_by_one" not in left_out
+    assert "autoregressive" in line(left_out, "skip")
+    assert "between the two" in line(left_out, "prune_late")
+    assert "never trained on prompts that are masked" in line(left_out, "guided")
+
+
+def test_every_way_of_a_model_whose_answer_sees_itself(
+    vlm_folder, random_lavida, tmp_path, capfd, monkeypatch, few_commits
+):
+    monkeypatch.setenv("COLUMNS", "240")
+    schema, cameras = (vlm_folder / "answer.yaml").read_text(), ["front_left", "front"]
+    folder = random_lavida(tmp_path / "lavida", schema, cameras=cameras)
+    (folder / "held_out.hdf5").write_bytes((vlm_folder / "held_out.hdf5").read_bytes())
+    assert bench(folder, tmp_path / "run", *EVERY) == 0
+    found = metrics(tmp_path / "run")
+    measured = {name.removeprefix("tokens_fed_") for name in found if name.startswith("tokens_fed")}
+    caches = {"uncached", "prefix_cache", "dual_cache", "dkv_decode", "dkv_greedy",
+              "window_diffusion", "vicinity_cache", "sliding"}  # fmt: skip
+    ways = {f"{name}_one_by_one" for name in caches | {"denoise"}}
+    assert measured == caches | ways | {
+        "plain", "denoise", "denoise_joint_threshold", "guided", "prune_withdrawn", "prune_early",
+        "prune_late", "prune_progressive",
+    }  # fmt: skip
+    assert found["speedup_plain"]["value"] == 1
+    for arm in ("plain", "uncached_one_by_one", "denoise_one_by_one"):
+        assert found[f"agreement_{arm}"]["value"] == 1
+        assert found[f"forwards_{arm}"]["value"] == found["forwards_plain"]["value"]
+        assert found[f"tokens_fed_{arm}"]["value"] == found["tokens_fed_plain"]["value"]
+    assert found["agreement_uncached"]["value"] == found["agreement_denoise"]["value"]
+    fed = {arm: found[f"tokens_fed_{arm}"]["value"] for arm in measured}
+    assert fed["dual_cache_one_by_one"] < fed["prefix_cache_one_by_one"] < fed["plain"]
+    assert all(f"latency_p50_{arm}" in found and f"ade_5s_{arm}" in found for arm in measured)
+    assert found["wall_ratio_vs_ar"]["value"] is None
+    printed = capfd.readouterr().out
+    assert "faster than plain" in printed
+    assert "fewer forwards than plain" in printed
+    left_out = printed[printed.index("Left out") :]
+    assert "no pass may be kept of its beginning" in line(left_out, "scaffold_speculative")
+    assert "use SectionDiffusion" in line(left_out, "dual_cache_joint_threshold")
 
 
 def test_errors_beside_the_expert(vlm_folder, tmp_path):
@@ -292,6 +376,11 @@ def test_where_the_time_goes():
         (["+arms={a/b: {driver: denoise}}"], "cannot be called 'a/b'"),
         (["+arms={mine: {driver: magic}}"], "arm 'mine': unknown driver 'magic'; have: ar, jump"),
         (["arms.fork4.temperature=0"], "arm 'fork4': 4 rollouts at temperature 0"),
+        (["arms.denoise.commit=learned"], "arm 'denoise': commit learned needs the path of a"),
+        (
+            ["arms.denoise.prune=some"],
+            "unknown prune 'some'; have: withdrawn, early",
+        ),
         (["dtype=int3"], "unknown dtype 'int3'"),
         (["policy.checkpoint=dp_pusht"], "no vision-language model"),
         (["dataset.path=nowhere.hdf5"], "nowhere.hdf5 does not exist"),

@@ -30,8 +30,8 @@ def test_what_is_told(vlm_folder):
     assert found["schema"] == "tiny"
     assert found["ids"]["stop"] is None
     assert found["decoding"].split(", ") == [
-        "ar", "jump_forward", "denoise", "hierarchical", "tidar", "self_speculative",
-        "scaffold_speculative",
+        "ar", "jump_forward", "denoise", "hierarchical", "flash_block", "tidar", "self_speculative",
+        "scaffold_speculative", "layer_skip",
     ]  # fmt: skip
     # Two flags; two points of two numbers, each a sign, a digit, a point and a digit.
     assert "2 of them values, in 1 block" in found["sections"]["flags"]

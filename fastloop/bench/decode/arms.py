@@ -14,19 +14,29 @@ from fastloop.accel.decoding.autoregressive import Autoregressive
 from fastloop.accel.decoding.choose import Choice, Greedy, Gumbel
 from fastloop.accel.decoding.compose import compose
 from fastloop.accel.decoding.driver import Driver
-from fastloop.accel.decoding.model import LanguageModel
+from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.result import Decoded, Exactness
 from fastloop.accel.decoding.rollouts import decode, rollouts
 from fastloop.bench.config import DecodeBenchConfig
 from fastloop.bench.decode.subject import Subject
-from fastloop.policies.vla.decoding import DecodingConfig, build_model
+from fastloop.policies.vla.decoding import (
+    COMMITS,
+    DENOISING,
+    DRIVERS,
+    FASTEST,
+    PRUNINGS,
+    DecodingConfig,
+    build_model,
+)
 from fastloop.policies.vla.policy import IMAGES, VisionLanguagePlanner
 from fastloop.policies.vla.prompt import Prompt
 from fastloop.policies.vla.qwen25vl import Qwen25VL
 
-__all__ = ["AR", "BASELINES", "JUMP_FORWARD", "DecodeArm", "make_arms", "widened"]
+__all__ = ["BASELINES", "JUMP_FORWARD", "DecodeArm", "make_arms", "widened"]
 
-AR, JUMP_FORWARD = BASELINES = ("ar", "jump_forward")
+# The first arm of a model, which all others are held against: token by token, or where a model does
+# not write from left to right the surest token of each pass, with nothing approximate kept.
+AR, JUMP_FORWARD, PLAIN = BASELINES = ("ar", "jump_forward", "plain")
 
 
 @dataclass(frozen=True)
@@ -47,9 +57,14 @@ class DecodeArm:
         return self.planner.decoding
 
     @property
+    def exactness(self) -> Exactness:
+        """What its answers equal."""
+        return compose(self.planner.writer, self.planner.driver)
+
+    @property
     def exact(self) -> bool:
         """Whether it must write what the model says token by token."""
-        return compose(self.planner.writer, self.planner.driver) is Exactness.LOSSLESS
+        return self.exactness is Exactness.LOSSLESS
 
     @property
     def forks(self) -> bool:
@@ -105,12 +120,13 @@ def make_arms(
     right on this model, with the reason.
 
     Raises:
-        ValueError: for a way of writing that there is not; when the model cannot be read token by
-            token, or acceleration is turned off.
+        ValueError: for a way of writing that there is not; when the baselines cannot be right, or
+            acceleration is turned off.
     """
     if os.environ.get("FASTLOOP_ACCEL") == "off":
         raise ValueError("FASTLOOP_ACCEL=off turns off what is to be measured; unset it")
-    wanted = {name: DecodingConfig(driver=name) for name in BASELINES}
+    plain = _baselines(subject.planner.model.spec.regime)
+    wanted = plain | (_every() if config.every else {})
     for name, arm in config.arms.items():
         try:
             wanted[name] = DecodingConfig(**asdict(arm))
@@ -118,15 +134,35 @@ def make_arms(
             raise ValueError(
                 f"arm {name!r}: {error}; change it, or leave it out with '~arms.{name}'"
             ) from error
-    arms, left_out = [], {}
+    arms: list[DecodeArm] = []
+    left_out: dict[str, str] = {}
     for name, decoding in wanted.items():
+        if name != decoding.driver and decoding.driver in left_out:
+            continue  # with no commit policy can it be right
         try:
             arms.append(DecodeArm(name, _writing(subject, decoding)))
         except ValueError as error:
-            if name in BASELINES:
+            if name in plain:
                 raise ValueError(f"there is nothing to compare with: {error}") from error
             left_out[name] = str(error)
     return arms, left_out
+
+
+def _baselines(regime: Regime) -> dict[str, DecodingConfig]:
+    if regime in FASTEST:
+        return {name: DecodingConfig(driver=name) for name in (AR, JUMP_FORWARD)}
+    return {PLAIN: DecodingConfig(driver="denoise", commit="one_by_one")}
+
+
+def _every() -> dict[str, DecodingConfig]:
+    """All ways that need no more than a name: drivers, those that denoise with each commit policy,
+    and what is left out of the model, or added to it."""
+    ways = {name: DecodingConfig(driver=name) for name in DRIVERS if name not in BASELINES}
+    commits = [name for name in COMMITS if name not in ("confidence", "learned")]
+    for driver in DENOISING:
+        ways |= {f"{driver}_{name}": DecodingConfig(driver, name) for name in commits}
+    ways |= {f"prune_{name}": DecodingConfig(prune=name) for name in PRUNINGS}
+    return ways | {"skip": DecodingConfig(skip=(1,)), "guided": DecodingConfig(guidance=1.0)}
 
 
 def _writing(subject: Subject, decoding: DecodingConfig) -> VisionLanguagePlanner:
@@ -143,9 +179,9 @@ def widened(model: LanguageModel) -> LanguageModel:
     """The model in float32 where it computes in half precision, else itself.
 
     In half precision, passes of different widths round so differently that they tell the model's
-    likeliest tokens apart where two are nearly as likely, and equality says nothing.
+    likeliest tokens apart where two are nearly as likely, and equality says nothing. Where no
+    answers have to be equal the model stays as it is.
     """
-    network = getattr(model, "network", None)
-    if network is None or torch.finfo(network.dtype).bits >= 32:
+    if not isinstance(model, Qwen25VL) or torch.finfo(model.network.dtype).bits >= 32:
         return model
-    return Qwen25VL(copy.deepcopy(network).float(), model.spec)
+    return Qwen25VL(copy.deepcopy(model.network).float(), model.spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fastloop.bench.decode.arms import AR, JUMP_FORWARD
+from fastloop.bench.decode.arms import JUMP_FORWARD
 from fastloop.bench.decode.displacement import measure_errors
 from fastloop.bench.decode.findings import DecodeFindings
 from fastloop.bench.decode.gates import Answers, check_timed
@@ -30,7 +30,7 @@ def compare_times(
         timed: arms that are green.
         subject: what was planned.
     """
-    once = len(subject.moments)
+    once, plain = len(subject.moments), next(iter(found))
     texts = {name: [(plan.text or ("",))[0] for plan in t.plans] for name, t in timed.items()}
     arms = [found[name].arm for name in timed]
     for name, own in timed.items():
@@ -39,13 +39,13 @@ def compare_times(
         gates = one.gates
         if sure and answers:
             gates = (*gates, check_timed(one.arm, answers[name], texts[name][:once]))
-        pairs = list(zip(texts[name], texts.get(AR, ()), strict=False)) if sure else []
+        pairs = list(zip(texts[name], texts.get(plain, ()), strict=False)) if sure else []
         found[name] = replace(
             one,
             gates=gates,
             timed=own,
             alike=sum(a == b for a, b in pairs) / len(pairs) if pairs else None,
-            speedup=_time_ratio(timed.get(AR), own),
+            speedup=_time_ratio(timed.get(plain), own),
         )
         if one.arm.forks and (single := one.arm.single(arms)):
             over = _time_ratio(own, timed[single.name])
@@ -62,10 +62,11 @@ def _time_ratio(slow: Timed | None, fast: Timed) -> Interval | None:
 def _hide_ratios_to_red_arms(found: Found) -> None:
     """Nothing is faster than an arm that is wrong."""
     arms = [one.arm for one in found.values()]
+    plain = next(iter(found))
     for name, one in found.items():
-        if found[AR].refused:
+        if found[plain].refused:
             one = replace(one, speedup=None)
-        if found[JUMP_FORWARD].refused:
+        if found.get(JUMP_FORWARD, found[plain]).refused:
             one = replace(one, fewer_forwards=None)
         if (single := one.arm.single(arms)) and found[single.name].refused:
             one = replace(one, time_ratio=None)
@@ -73,15 +74,15 @@ def _hide_ratios_to_red_arms(found: Found) -> None:
 
 
 def compare_errors(found: Found, timed: Mapping[str, Timed], subject: Subject) -> None:
-    """Displacement from the expert; of forks beside one answer, of the others beside `AR`."""
-    moments, once = subject.moments, len(subject.moments)
+    """Displacement from the expert; of forks beside one answer, of the others beside the first."""
+    moments, once, plain = subject.moments, len(subject.moments), next(iter(found))
     episodes = [moment.episode for moment in moments]
     errors = {name: measure_errors(own.plans[:once], moments) for name, own in timed.items()}
     arms = [found[name].arm for name in timed]
     for name, own in errors.items():
         one = found[name]
         single = one.arm.single(arms) if one.arm.forks else None
-        against = single.name if single else AR
+        against = single.name if single else plain
         base = errors.get(against, {}) if against != name else {}
         found[name] = replace(
             one,

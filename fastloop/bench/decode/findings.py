@@ -30,10 +30,11 @@ class DecodeFindings:
         gates: what was compared.
         valid: how many answers can be read.
         violations: given slots that hold something else.
-        alike: share of timed plans whose text is that of token by token.
+        agreement: share of the tokens that were not given that are those of the first arm.
+        alike: share of timed plans whose text is that of the first arm.
         timed: its plans.
-        speedup: over plain token by token.
-        fewer_forwards: passes of jump-forward over its own.
+        speedup: over the first arm, plain token by token.
+        fewer_forwards: passes of jump-forward, or else of the first arm, over its own.
         time_ratio: of forks: time over that of one answer.
         errors: horizon in seconds to the mean displacement from the expert, m.
         gaps: horizon to the mean difference from the arm `against`, m.
@@ -45,6 +46,7 @@ class DecodeFindings:
     gates: tuple[Gate, ...]
     valid: Validity
     violations: int
+    agreement: Interval | None = None
     alike: float | None = None
     timed: Timed | None = None
     speedup: Interval | None = None
@@ -104,6 +106,8 @@ def _quantities(one: DecodeFindings) -> dict[str, dict[str, Any]]:
         "forwards": _measured(work.forwards, "1"),
         **{f"forwards_{phase}": _plain(count, "1") for phase, count in work.phases.items()},
         "forwards_ratio": _interval(one, one.fewer_forwards, "x"),
+        "tokens_fed": _measured(work.tokens_fed, "1"),
+        "agreement": _measured(one.agreement, "fraction"),
         "accepted_per_cycle": _plain(work.accepted, "1", work.cycles.total()),
         "host_syncs": _plain(work.host_syncs, "1"),
         "kv_bytes": _plain(work.kv_bytes, "B"),

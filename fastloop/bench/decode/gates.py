@@ -11,7 +11,7 @@ import torch
 from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.model import LanguageModel
 from fastloop.accel.decoding.result import Decoded
-from fastloop.bench.decode.arms import AR, DecodeArm
+from fastloop.bench.decode.arms import DecodeArm
 from fastloop.policies.vla.prompt import Prompt
 
 __all__ = ["GIVEN", "Answers", "Gate", "check", "check_timed", "violations", "write_all"]
@@ -71,13 +71,13 @@ def check(
     """The gates of each arm.
 
     Args:
-        arms: the first of them is `AR`, against which the others are held.
+        arms: the first of them is the plain one, against which the others are held.
         answers: of these arms on `model`, at `prompts`.
         prompts: all of them.
         model: that wrote the answers.
         sampled: at how many prompts rollouts are compared with rollouts token by token.
     """
-    plain, few = answers[AR], prompts[:sampled]
+    plain, few = answers[arms[0].name], prompts[:sampled]
     gates = {}
     for arm in arms:
         own, canvas = answers[arm.name], arm.planner.layout.canvas
@@ -86,7 +86,7 @@ def check(
             expected = [arm.write_token_by_token(prompt, model) for prompt in few]
             single = [arm.write_one_surely(prompt, model) for prompt in few]
             found += [_equal(SAMPLED, own, expected), _equal(SINGLE, single, plain)]
-        elif arm.exact and arm.name != AR:
+        elif arm.exact and arm is not arms[0]:
             if arm.config.temperature:
                 plain = [arm.write_token_by_token(prompt, model) for prompt in prompts]
             found.append(_equal(EQUAL, own, plain))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fastloop.accel.decoding.passes import PHASES
+from fastloop.bench.decode.arms import JUMP_FORWARD
 from fastloop.bench.decode.findings import DecodeFindings
 from fastloop.bench.report import Table
 from fastloop.sims.report.console import text_table
@@ -21,22 +22,27 @@ CAPTION = (
     "Every way of writing has the same weights and the same canvas. A plan is timed from the "
     "observation to the waypoints, the arms taking turns; ratios are of medians, with 95% "
     "bootstrap intervals. Forwards are passes over the answer; the one over the prompt is told "
-    "apart. Value tokens are those that were not given. jump_forward is token by token too, and "
-    "reads what is given along with the value before it."
+    "apart. Value tokens are those that were not given. The first arm is plain: token by token, or "
+    "the surest token of each pass; agreement is the share of value tokens that are its. "
+    "jump_forward is token by token too, and reads what is given along with the value before it."
 )
 STAGES = ("prompt", *PHASES, "rest")
 
 
 def tables(arms: Sequence[DecodeFindings], left_out: Mapping[str, str]) -> list[Table]:
     """What people read."""
+    names = [one.name for one in arms]
+    fewest = JUMP_FORWARD if JUMP_FORWARD in names else names[0]
     speed = (
-        "arm", "a plan", "faster than ar", "95% interval", "fewer forwards than jump_forward",
+        "arm", "a plan", f"faster than {names[0]}", "95% interval", f"fewer forwards than {fewest}",
         "tokens a forward", "values a forward", "answer",
     )  # fmt: skip
+    way = ("arm", "answers are", "forwards", "tokens fed", "a plan", "agreement", "error, m")
     count = ("arm", *PHASES, "host syncs", "accepted a cycle", "KV")
     watched = [one for one in arms if one.timed and not one.refused]
     found = [
         Table("Speed and parity", speed, [_speed(one) for one in arms]),
+        Table("Ways of writing", way, [_way(one) for one in arms]),
         Table("Forwards of a plan", count, [_counts(one) for one in arms]),
         Table(
             "Answers",
@@ -102,6 +108,18 @@ def _speed(one: DecodeFindings) -> list[str]:
         one.name, plan, times(speed.value) if speed else "-", _range(speed),
         times(fewer.value) if fewer else "-", f"{work.tokens_per_forward.value:.2f}",
         f"{work.values_per_forward.value:.2f}", _answer(one),
+    ]  # fmt: skip
+
+
+def _way(one: DecodeFindings) -> list[str]:
+    shown = one.timed if not one.refused else None
+    error = one.errors[max(one.errors)].value if one.errors else None
+    return [
+        one.name, one.refused or one.arm.exactness.value.replace("_", " "),
+        f"{one.work.forwards.value:.4g}", f"{one.work.tokens_fed.value:.4g}",
+        milliseconds(shown.latency.p50) if shown else "-",
+        percent(one.agreement.value) if one.agreement else "-",
+        "-" if error is None else f"{error:.3g}",
     ]  # fmt: skip
 
 

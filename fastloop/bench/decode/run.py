@@ -19,7 +19,7 @@ from fastloop.bench.decode.report import print_tables, tables
 from fastloop.bench.decode.subject import Subject, open_subject
 from fastloop.bench.decode.timing import time_in_turns
 from fastloop.bench.decode.validity import measure_validity
-from fastloop.bench.decode.work import measure_work, passes, ratio
+from fastloop.bench.decode.work import agreement, measure_work, passes, ratio
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 
@@ -60,7 +60,7 @@ def _check(config: DecodeBenchConfig) -> None:
         if name in BASELINES or not name.isidentifier():
             raise ValueError(
                 f"an arm cannot be called {name!r}: its name is part of metric names, and "
-                f"{' and '.join(BASELINES)} are taken"
+                f"{', '.join(BASELINES)} are taken"
             )
 
 
@@ -80,7 +80,8 @@ def _write(
             checked = write_all(arms, prompts, exact, told)
     with console.status("the same token by token, for the gates"):
         gates = check(arms, checked, prompts, exact, sampled=config.sampled_prompts)
-    found = {}
+    found, plain = {}, answers[arms[0].name]
+    fewest = [passes(one) for one in answers.get(JUMP_FORWARD, plain)]
     for arm in arms:
         own, layout = answers[arm.name], arm.planner.layout
         found[arm.name] = DecodeFindings(
@@ -89,10 +90,8 @@ def _write(
             gates[arm.name],
             measure_validity(layout, own),
             sum(violations(one.tokens, layout.canvas) for one in own),
-            fewer_forwards=ratio(
-                [passes(one) for one in answers[JUMP_FORWARD]], [passes(one) for one in own],
-                episodes,
-            ),
+            agreement=agreement(own, plain, layout.canvas.to("cpu"), episodes),
+            fewer_forwards=ratio(fewest, [passes(one) for one in own], episodes),
         )  # fmt: skip
     return found, answers if exact is model else {}
 

@@ -14,6 +14,7 @@ from fastloop.bench.config import DecodeBenchConfig
 from fastloop.bench.decode.moments import Moment, recorded, visited
 from fastloop.datasets.plans import Plans
 from fastloop.policies.checkpoints.files import read_json
+from fastloop.policies.dlm.folder import is_language_model
 from fastloop.policies.driving.whole_plans import waypoint_env
 from fastloop.policies.load import find_checkpoint
 from fastloop.policies.prepare import prepare
@@ -61,7 +62,7 @@ def open_subject(config: DecodeBenchConfig) -> Subject:
         ValueError: for a policy of another kind; without moments.
     """
     folder = find_checkpoint(config.policy.checkpoint)
-    if not is_vlm(folder):
+    if not is_vlm(folder) and not is_language_model(folder):
         raise ValueError(f"{folder} holds no vision-language model, so there is no text to decode")
     cameras = _cameras(folder)
     path = config.dataset.get("path")

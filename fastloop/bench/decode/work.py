@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.passes import PHASES
 from fastloop.accel.decoding.result import Decoded
 from fastloop.datasets.scores.intervals import mean_interval
 from fastloop.sims.stats import Interval
 
-__all__ = ["Work", "mean", "measure_work", "passes", "ratio"]
+__all__ = ["Work", "agreement", "mean", "measure_work", "passes", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Work:
     Attributes:
         phases: mean passes of each phase.
         forwards: mean passes.
+        tokens_fed: mean tokens of a row that went through the model in them.
         tokens_per_forward, values_per_forward: slots of an answer a pass: all of them, and those
             that were not given.
         cycles: how many cycles accepted so many slots, over all plans.
@@ -33,6 +35,7 @@ class Work:
 
     phases: Mapping[str, float]
     forwards: Interval
+    tokens_fed: Interval
     tokens_per_forward: Interval
     values_per_forward: Interval
     cycles: Counter[int]
@@ -53,12 +56,25 @@ def measure_work(answers: Sequence[Decoded], episodes: Sequence[int]) -> Work:
     return Work(
         phases={p: float(np.mean([one.forwards[p] for one in answers])) for p in PHASES},
         forwards=mean(forwards, episodes),
+        tokens_fed=mean([one.tokens_fed for one in answers], episodes),
         tokens_per_forward=ratio([slots] * len(answers), forwards, episodes),
         values_per_forward=ratio([values] * len(answers), forwards, episodes),
         cycles=sum((one.accepted_a_cycle for one in answers), Counter()),
         host_syncs=float(np.mean([one.host_syncs for one in answers])),
         kv_bytes=max(one.kv_bytes for one in answers),
     )  # fmt: skip
+
+
+def agreement(
+    answers: Sequence[Decoded], plain: Sequence[Decoded], canvas: Canvas, episodes: Sequence[int]
+) -> Interval:
+    """Share of the tokens that were not given that are those of other answers, of one row each."""
+    values = ~canvas.given
+    same = [
+        float((one.tokens.cpu() == other.tokens.cpu())[:, values].double().mean())
+        for one, other in zip(answers, plain, strict=True)
+    ]
+    return mean(same, episodes)
 
 
 def passes(answer: Decoded) -> int:

@@ -182,3 +182,10 @@ def test_what_may_be_composed_on_top_of_each_other(toy):
     decoded = decode(part, [prompt], canvas, driver, debug=True)
     assert toy.MASK not in decoded.tokens
     assert torch.equal(decoded.tokens[0][canvas.given], canvas.tokens[canvas.given])
+
+
+def test_a_filter_may_be_for_the_parts_of_blocks(toy):
+    model, canvas = toy.Model(Regime.BLOCK_CAUSAL), Canvas.free(12, toy.VOCAB, block_size=6)
+    driver = HierarchicalDiffusion(commit=learned(4), part=4)
+    decoded = decode(model, [toy.prompt], canvas, driver, debug=True)
+    assert toy.MASK not in decoded.tokens

@@ -11,20 +11,13 @@ from fastloop.policies.history import History
 from fastloop.policies.rng import Rng
 from fastloop.policies.session import Session
 from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
-from fastloop.policies.vla.canvas import vocabulary
 from fastloop.policies.vla.decoding import DecodingConfig
 from fastloop.policies.vla.interpolation import interpolate
 from fastloop.policies.vla.policy import VisionLanguagePlanner
-from fastloop.policies.vla.prompt import load_template
-from fastloop.policies.vla.schema import load_schema
-from fastloop.policies.vla.tokenizer import FileTokenizer, build_tokenizer, token_id
 
-transformers = pytest.importorskip(
-    "transformers", reason="language models are those of transformers (extra vla)"
-)
+pytest.importorskip("transformers", reason="language models are those of transformers (extra vla)")
 pytest.importorskip("tokenizers", reason="their tokenizers are of tokenizers (extra vla)")
 pytest.importorskip("PIL", reason="their pictures are resized with pillow (extra vla)")
-save_file = pytest.importorskip("safetensors.torch").save_file
 
 SCHEMA = """
 name: tiny
@@ -46,57 +39,12 @@ ENV = EnvSpec(
     },
     WAYPOINT, control_hz=4.0, max_steps=10, horizon=20,
 )  # fmt: skip
-VISION = {
-    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "image_size": 28, "patch_size": 14,
-}  # fmt: skip
 DENOISE = DecodingConfig(driver="denoise", threshold=0.5)
 
 
-def write(folder, **manifest):
-    """A random LaViDa on Dream; its mask and what fills up a field go by names of its own."""
-    folder.mkdir()
-    (folder / "answer.yaml").write_text(SCHEMA)
-    template = load_template("small_dream")
-    words = [template.text, template.state, *template.commands]
-    text = build_tokenizer([*vocabulary(load_schema(folder / "answer.yaml")), *words])
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    ids = FileTokenizer(folder / "tokenizer.json")
-    mask, null = token_id(ids, "<|video_pad|>"), token_id(ids, "<|endoftext|>")
-    torch.manual_seed(0)
-    sizes = {
-        "vocab_size": len(ids), "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 1024, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
-    }  # fmt: skip
-    network = transformers.Qwen2ForCausalLM(
-        transformers.Qwen2Config(**sizes, bos_token_id=None, eos_token_id=None, pad_token_id=None)
-    )
-    tower = transformers.SiglipVisionModel(
-        transformers.SiglipVisionConfig(**VISION, vision_use_head=False)
-    )
-    front = "model.vision_tower.vision_tower.vision_model."
-    weights = {key: 4 * value for key, value in network.state_dict().items()} | {
-        front + key.removeprefix("vision_model."): 2 * value
-        for key, value in tower.state_dict().items()
-    }
-    for index, rows in ((0, 16), (2, 32)):
-        weights[f"model.mm_projector.{index}.weight"] = 0.5 * torch.randn(32, rows)
-        weights[f"model.mm_projector.{index}.bias"] = torch.randn(32)
-    weights["model.image_newline"] = torch.randn(32)
-    save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({
-        "model_type": "llava_dream", **sizes, "rope_theta": 1e4, "mask_token_id": mask,
-        "image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]], "vision_config": VISION,
-    }))  # fmt: skip
-    told = {"null_id": null, "schema": "answer.yaml", "prompt": "small_dream", "cameras": CAMERAS}
-    (folder / "fastloop.json").write_text(json.dumps({**told, **manifest}))
-    return folder
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("lavida") / "model")
+def folder(tmp_path_factory, random_lavida):
+    return random_lavida(tmp_path_factory.mktemp("lavida") / "model", SCHEMA, cameras=CAMERAS)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +133,7 @@ def test_one_that_fits_no_driver(folder):
         ({"prompt": "nothing"}, "there is no prompt 'nothing'"),
     ],
 )
-def test_a_model_that_cannot_drive(tmp_path, told, reason):
-    folder = write(tmp_path / "model", **told)
+def test_a_model_that_cannot_drive(tmp_path, random_lavida, told, reason):
+    folder = random_lavida(tmp_path / "model", SCHEMA, cameras=CAMERAS, **told)
     with pytest.raises(CheckpointError, match=reason):
         VisionLanguagePlanner.load(folder, ENV, decoding=DENOISE)
