@@ -130,9 +130,14 @@ class CacheFlow:
         return queries.event_probability(self.log_weights(mixture), events.to(self.table.z.device))
 
     @torch.inference_mode()
+    def novelty(self, history: torch.Tensor) -> torch.Tensor:
+        """(A,) how unlike those of training pasts (A, O, H) are; usual ones lie below 1."""
+        return self.model.familiarity(history.to(self.table.z.device))
+
+    @torch.inference_mode()
     def coverage(self, mixture: Mixture) -> torch.Tensor:
-        """(A,) share of the cached futures that carry the weight, 0 to 1: low where the situation
-        is not like those that were learned."""
+        """(A,) share of the cached futures that carry the weight, 0 to 1: low where the mixture
+        lies where there are none."""
         return queries.effective_sample_size(self.log_weights(mixture)) / len(self.table)
 
     def _noise(self, rng: Rng, samples: int) -> torch.Tensor:

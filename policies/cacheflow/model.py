@@ -11,6 +11,7 @@ from torch import nn
 
 from fastloop.accel.flow_table.mixture import Mixture
 from fastloop.policies.cacheflow.factorization import Factorization
+from fastloop.policies.cacheflow.familiarity import Familiarity
 from fastloop.policies.cacheflow.flow import FLOWS, Flow
 from fastloop.policies.cacheflow.mixture import MixtureEncoder
 from fastloop.policies.cacheflow.samples import Samples, condition_of
@@ -81,6 +82,7 @@ class CacheFlowModel(nn.Module):
         self.flow: Flow = FLOWS[config.flow](
             config.dims, layers=config.flow_layers, width=config.flow_width
         )
+        self.familiarity = Familiarity(*history)
         self.encoder = MixtureEncoder(
             history[1], config.dims, components=config.components, width=config.width,
             command=command, neighbors=neighbors,
@@ -97,6 +99,7 @@ class CacheFlowModel(nn.Module):
         )  # fmt: skip
         model.factorization.fit(samples.future, standardize=config.standardize)
         model.encoder.fit(samples.history)
+        model.familiarity.fit(samples.history)
         return model
 
     def condition(

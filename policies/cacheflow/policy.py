@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from fastloop.accel.flow_table.mixture import Mixture
 from fastloop.accel.report import AccelReport
 from fastloop.policies.base import Budget, Plan
 from fastloop.policies.cacheflow.forecast import CacheFlow
@@ -17,9 +16,10 @@ from fastloop.policies.history import History
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import PolicySpec
 
-__all__ = ["ALARM", "CacheFlowPolicy"]
+__all__ = ["NOVEL", "UNCOVERED", "CacheFlowPolicy"]
 
-ALARM = "the cache does not cover this situation"
+UNCOVERED = "the cache does not cover what may happen now"
+NOVEL = "what was seen is unlike all that was learned"
 
 
 class CacheFlowPolicy:
@@ -31,7 +31,8 @@ class CacheFlowPolicy:
         relative_to: observation whose newest value the actions of a future are relative to; None
             for actions as they are.
         samples: N, drawn from the cache.
-        alarm: coverage (`CacheFlow.coverage`) below which the report says `ALARM`.
+        alarm: coverage (`CacheFlow.coverage`) below which the report says `UNCOVERED`; it says
+            `NOVEL` beyond a `CacheFlow.novelty` of 1.
         digest: of the checkpoint, for provenance.
 
     Raises:
@@ -74,16 +75,19 @@ class CacheFlowPolicy:
         Raises:
             ValueError: an observation is not finite.
         """
-        mixture = self.condition(history)
+        seen = self.read(history)
+        mixture = self.cacheflow.condition(**seen)
         drawn = self.cacheflow.retrieve(mixture, self.samples, rng)
         candidates = drawn.samples.cpu() + self.anchor(history)
         log_prob = drawn.log_prob.cpu()
         best = log_prob.argmax(1)
         rows = torch.arange(len(best))
-        covered = (self.cacheflow.coverage(mixture) >= self.alarm).tolist()
+        alarms = {
+            UNCOVERED: self.cacheflow.coverage(mixture) < self.alarm,
+            NOVEL: self.cacheflow.novelty(seen["history"]) > 1,
+        }
         report = AccelReport(network_evaluations=1, candidates=self.samples)
-        reports = tuple(replace(report, degraded={} if one else {ALARM: 1}) for one in covered)
-        alarms = len(covered) - sum(covered)
+        raised = {name: rows.tolist() for name, rows in alarms.items() if rows.any()}
         return Plan(
             actions=candidates[rows, best],
             dt=1.0 / self.spec.control_hz,
@@ -92,14 +96,16 @@ class CacheFlowPolicy:
             candidates=candidates,
             chosen=best,
             scores=-log_prob,
-            report=replace(report, degraded={ALARM: alarms} if alarms else {}),
-            reports=reports,
+            report=replace(report, degraded={name: sum(rows) for name, rows in raised.items()}),
+            reports=tuple(
+                replace(report, degraded={name: 1 for name, rows in raised.items() if rows[row]})
+                for row in range(len(best))
+            ),
         )
 
-    def condition(self, history: History) -> Mixture:
-        """The mixtures of B environments; raises as `plan`."""
-        seen = {key: history[key] for key in self.spec.inputs}
-        return self.cacheflow.condition(**read(seen, self.spec.inputs))
+    def read(self, history: History) -> dict[str, torch.Tensor]:
+        """What `CacheFlow.condition` takes, of B environments."""
+        return read({key: history[key] for key in self.spec.inputs}, self.spec.inputs)
 
     def anchor(self, history: History) -> torch.Tensor:
         """(B, 1, 1, A) what the actions of futures are relative to."""

@@ -50,12 +50,9 @@ class PlanScorer:
                 f"plans of at least {steps} actions of {spec.action.dim} elements can be scored, "
                 f"got {actions.shape[2]} of {actions.shape[3]}"
             )
-        mixture = self.policy.condition(_frames(history, lags, spec.lags) if lags else history)
-        relative = actions[:, :, :steps].to(mixture.means) - self.policy.anchor(history).to(
-            mixture.means
-        )
-        with torch.inference_mode():
-            return self.policy.cacheflow.model.log_prob(mixture, relative)
+        seen = self.policy.read(_frames(history, lags, spec.lags) if lags else history)
+        relative = actions[:, :, :steps].float() - self.policy.anchor(history).to(actions.device)
+        return self.policy.cacheflow.log_prob(future=relative, **seen)
 
 
 def _frames(history: History, given: tuple[int, ...], wanted: tuple[int, ...]) -> History:
