@@ -43,11 +43,9 @@ class CrossUnetStack(UnetStack):
     def __init__(self, net: CrossUnet1D, timesteps: torch.Tensor) -> None:
         super().__init__(net, timesteps)
         self.branches = [Branch("ca", 0, "ca"), *self.branches]
-        self.attention: dict[nn.Module, CrossAttention] = {
-            **dict(zip(net.down_modules, net.down_attention, strict=True)),
-            net.mid_modules: net.mid_attention,
-            **dict(zip(net.up_modules, net.up_attention, strict=True)),
-        }
+        levels = [*net.down_modules, net.mid_modules, *net.up_modules]
+        attentions: Any = [*net.down_attention, net.mid_attention, *net.up_attention]
+        self.attention: dict[nn.Module, CrossAttention] = dict(zip(levels, attentions, strict=True))
         self.shared += (len(timesteps) - 1) * len(self.attention)
 
     def context(self, cond: torch.Tensor | None) -> Memory:
@@ -73,6 +71,6 @@ class CrossUnetStack(UnetStack):
         (B, T / 2, 2 C), the half that it is not added to zeros."""
         if i == DEEP:
             return super().branch(i, h, k, ctx)
-        attention = self.net.down_attention[1]
+        attention = self.attention[self.net.down_modules[1]]
         skip = h.chunk(2, dim=-1)[1].mT
         return pad(attention(skip, ctx[attention]).mT, (skip.shape[1], 0))
