@@ -126,7 +126,8 @@ def test_every_way_home_looks_alike_and_only_the_last_stays():
 def test_a_fourth_touch_and_an_early_stay_are_failures():
     sim, expert = Touches(), TouchesExpert()
     for wanted in (2, 4):  # the expert counts to another number than the judge
-        frame, ended = sim.reset(seed=1), False
+        sim.reset(seed=1)
+        ended = False
         expert.reset(sim)
         while not ended:
             sim.touches = wanted
