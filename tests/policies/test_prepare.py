@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastloop.policies import prepare as module
-from fastloop.policies.prepare import example_history, prepare
+from fastloop.policies.history import EpisodeHistory, History
+from fastloop.policies.prepare import arriving, example_history, prepare
 from fastloop.policies.spec import ActionSpec, PolicySpec, TensorSpec
 
 
@@ -99,3 +102,27 @@ def test_an_example_is_in_range():
     assert history["free"].dtype == torch.float64
     assert history["image"].shape == (3, 2, 3, 4, 4)
     assert history["image"].dtype == torch.uint8
+
+
+@given(
+    every=st.integers(1, 6),
+    older=st.lists(st.integers(1, 12), unique=True, max_size=5),
+)
+def test_a_timed_plan_does_the_work_of_one_in_the_middle_of_an_episode(every, older):
+    """Frames that an earlier plan has read remember what it made of them, the others nothing."""
+    lags = (*sorted(older, reverse=True), 0)
+    inputs = {"state": TensorSpec((2,))}
+    action = ActionSpec(1, "none", (0,), (1,))
+    spec = PolicySpec(inputs, action, len(lags), len(lags) + 6, every, 10.0, lags)
+    episode, history = EpisodeHistory(13), None
+    for tick in range(13 + 4 * every):
+        episode.observe({"state": torch.full((2,), float(tick))})
+        if tick % every == 0:
+            history = History.stack([episode], lags)
+            remembered = [bool(frame.memo) for frame in history.frames[0]]
+            for frame in history.frames[0]:
+                frame.memo["embedding"] = tick
+    timed = arriving(history, spec)
+    assert [bool(frame.memo) for frame in timed.frames[0]] == remembered
+    assert torch.equal(timed["state"], history["state"])
+    assert all(frame.memo for frame in history.frames[0]), "what is timed is a copy"
