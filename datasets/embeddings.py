@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of demonstrations, computed once and kept (PTP, Torne et al. 2025)."""
+"""What a frozen encoder makes of demonstrations, computed once (PTP, Torne et al. 2025)."""
 
 from __future__ import annotations
 
@@ -127,8 +127,8 @@ class Embeddings:
         if digest != self.digest:
             raise DemonstrationError(
                 f"{self.path} holds the embeddings of another encoder (weights, crop, normalizer, "
-                f"inputs) or of other demonstrations: its digest is {digest}, that of what is asked "
-                f"for {self.digest}; delete it, or give another path"
+                f"inputs) or of other demonstrations: its digest is {digest}, what is asked for has "
+                f"{self.digest}; delete it, or give another path"
             )
 
     def _place(self, index: int) -> Path:
