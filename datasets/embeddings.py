@@ -127,7 +127,7 @@ class Embeddings:
         if digest != self.digest:
             raise DemonstrationError(
                 f"{self.path} holds the embeddings of another encoder (weights, crop, normalizer, "
-                f"inputs) or of other demonstrations: its digest is {digest}, what is asked for has "
+                f"inputs) or of other demonstrations: its digest is {digest}, wanted is "
                 f"{self.digest}; delete it, or give another path"
             )
 
