@@ -82,11 +82,11 @@ def random_lavida():
     return _write_lavida
 
 
-def _write_lavida(folder, schema, **manifest):
+def _write_lavida(folder, answer, **manifest):
     """On Dream; its mask and what fills up a field go by names of its own."""
     transformers = pytest.importorskip("transformers", reason="its parts are of it (extra vla)")
     folder.mkdir()
-    (folder / "answer.yaml").write_text(schema)
+    (folder / "answer.yaml").write_text(answer)
     template = load_template("small_dream")
     words = [template.text, template.state, *template.commands]
     text = build_tokenizer([*vocabulary(load_schema(folder / "answer.yaml")), *words])

@@ -153,7 +153,7 @@ def test_what_is_wrong_is_said(stock, broken, regime, told):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mask_id": 64}, {"stop_id": 63}, {"null_id": -1}, {"logit_shift": 2}]
+    "changes", [{"mask_id": 64}, {"stop_ids": (63,)}, {"null_id": -1}, {"logit_shift": 2}]
 )
 def test_special_tokens_that_cannot_be(stock, changes):
     model = Decoder(stock("Qwen2"), spec(Regime.FULL))

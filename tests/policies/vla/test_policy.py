@@ -144,8 +144,8 @@ def test_denoising_is_its_own(folder):
     assert not plan.report.exact
 
 
-WAYS = {"denoise", "hierarchical", "ar", "jump_forward", "tidar", "self_speculative",
-        "scaffold_speculative"}  # fmt: skip
+WAYS = {"denoise", "hierarchical", "flash_block", "ar", "jump_forward", "tidar", "layer_skip",
+        "self_speculative", "scaffold_speculative"}  # fmt: skip
 
 
 @pytest.mark.parametrize("driver", sorted(WAYS))
