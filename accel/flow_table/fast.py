@@ -6,7 +6,7 @@ whole rows of them.
 
 from __future__ import annotations
 
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ ROOM = 1 << 20  # numbers between the product and the sum; they should stay in t
 NEGLIGIBLE = -80.0  # its exponential is; those of less are denormal numbers, on which CPUs crawl
 
 
-Array = NDArray[np.floating]
+Array = NDArray[np.floating[Any]]
 
 
 @overload
