@@ -77,6 +77,9 @@ def test_what_is_written_counts_as_certain():
     write = Learned(watching)(logits, logits.argmax(-1), unwritten)
     assert write.tolist() == [[True, False, False]]
     torch.testing.assert_close(seen[0], torch.tensor([[0.75, 0.6, 1.0]]))
+    # A block of two slots has no third one.
+    Learned(watching)(logits[:, :2], logits[:, :2].argmax(-1), unwritten[:, :2])
+    torch.testing.assert_close(seen[1], torch.tensor([[0.75, 0.6, 1.0]]))
 
 
 def test_another_model_or_block_is_refused_before_the_first_pass(toy, model):

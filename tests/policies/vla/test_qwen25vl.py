@@ -3,7 +3,16 @@
 import pytest
 import torch
 
+from fastloop.accel.decoding import (
+    Canvas,
+    FlashBlock,
+    Pruned,
+    SectionDiffusion,
+    Speculative,
+    decode,
+)
 from fastloop.accel.decoding.kv import KVCache
+from fastloop.policies.dlm.conformance import conformance, table
 from fastloop.policies.vla.prompt import Prompt
 from fastloop.policies.vla.qwen25vl import Qwen25VL
 
@@ -232,3 +241,32 @@ def test_other_attention_is_refused(tiny_network, tiny_spec):
 
 def test_the_cache_is_the_engines(model):
     assert type(model.prefill([PROMPTS[0]], room=1).kv) is KVCache
+
+
+def test_layer_by_layer_it_is_the_network(model):
+    """With pictures, whose positions have three axes: one pass through single layers, nothing kept,
+    says what the network's own passes over what it kept say."""
+    checks = conformance(model, PROMPTS[1:3])
+    assert all(check.passed for check in checks), table(checks)
+    assert "passes over what is kept equal one whole pass" in [check.name for check in checks]
+
+
+def test_what_a_prompt_shows_is_known(model):
+    reading = model.read(PROMPTS)
+    for row, asked in enumerate(PROMPTS):
+        assert int(reading.visible[row].sum()) == len(asked.ids)
+        assert torch.equal(reading.visual[row, : len(asked.ids)], asked.ids == IMAGE)
+    assert not (reading.visual & ~reading.visible).any()
+
+
+def test_pictures_that_do_not_go_are_the_model(model):
+    free = Canvas.free(6, 128, block_size=3, banned=(MASK,))
+    expected = decode(model, PROMPTS[1:], free, Speculative())
+    for layer, keep in ((1, ((0, 1.0),)), (3, ((0, 0.0),))):
+        decoded = decode(Pruned(model, layer=layer, keep=keep), PROMPTS[1:], free, Speculative())
+        assert torch.equal(decoded.tokens, expected.tokens)
+    pruned = decode(Pruned(model, layer=1, keep=((0, 0.0),)), PROMPTS[1:], free, Speculative())
+    assert pruned.kv_bytes < expected.kv_bytes
+    flash = decode(model, PROMPTS[1:], free, FlashBlock(tau=1))
+    plain = decode(model, PROMPTS[1:], free, SectionDiffusion())
+    assert torch.equal(flash.tokens, plain.tokens)
