@@ -52,8 +52,8 @@ class ModelSpec:
         skipped: layers that are left out of every pass (`Skipping`).
         pruned: after how many passes which share of the tokens of pictures is left (`Pruned`).
         guided: weight of what the prompt changes (`Guided`); 0 for a model as it is.
-        stop_id: the first of `stop_ids`, None where there is none; instead of them for a model that
-            has one.
+        stop_id: the first of `stop_ids`, None where there is none; may be given instead of them,
+            and is not asked where they are.
     """
 
     regime: Regime
