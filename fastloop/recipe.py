@@ -38,7 +38,7 @@ from fastloop.policies.spec import EnvSpec, TensorSpec
 from fastloop.policies.training import TrainConfig, Trainer
 from fastloop.sims.targets import build
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "told"]
 
 MOST_WORKERS = 8
 LATER = ("stride", "spacing", "past_steps", "contexts")  # settings that came after saved states
@@ -413,7 +413,7 @@ class Recipe:
         """What decides the weights beside `config.train`."""
         names = ("sim", "dataset", "network", "sampler", "pretrain", "mirror")
         facts = {name: value for name, value in asdict(self.config).items() if name in names}
-        facts["network"] = _told(self.config.network)
+        facts["network"] = told(self.config.network)
         if self.origin:
             facts["init"] = self.origin.digest
         if self.frozen:
@@ -445,7 +445,7 @@ class Recipe:
         return defaults | follows | network.arch
 
 
-def _told(network: NetworkConfig) -> dict[str, Any]:
+def told(network: NetworkConfig) -> dict[str, Any]:
     """The configuration without later settings that change nothing: older runs go on, too."""
     plain = asdict(NetworkConfig())
     return {

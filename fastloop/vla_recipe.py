@@ -41,6 +41,7 @@ from fastloop.policies.vla.small import new_network, new_tokenizer
 from fastloop.policies.vla.tokenizer import MASK, NULL, FileTokenizer, token_id
 from fastloop.policies.vla.training import build_loss, build_trainer
 from fastloop.policies.vla.waypoints import WaypointPlan
+from fastloop.recipe import told
 from fastloop.sims.targets import build
 
 __all__ = ["HELD_OUT", "VLARecipe"]
@@ -222,6 +223,7 @@ class VLARecipe:
             )
         names = ("sim", "dataset", "network", "mirror", "check_episodes")
         facts = {name: value for name, value in asdict(config).items() if name in names}
+        facts["network"] = told(config.network)
         for name, stage in config.network.vla.stages.items():
             train = replace(
                 config.train,
