@@ -107,7 +107,8 @@ class SquareTwice(Staged):
     OFF_M = 1.00  # height above which the nut is lifted
 
     _ARM = (0.0, 0.50, 0.0, -2.01, 0.0, 2.51, 0.79)  # rad: the hand at the handle
-    _HANDLE_M = 0.054  # from the nut's center
+    _HELD = np.array([0.061, 0.0, -0.002])  # m: where the hand is in the nut's frame
+    _HELD_SPREAD = np.array([0.005, 0.0, 0.002])
     _NUT_IN_HAND = np.array([[0.0, -1, 0], [-1, 0, 0], [0, 0, -1]])  # its rotation there
 
     def __init__(self, **options: Any) -> None:
@@ -140,7 +141,7 @@ class SquareTwice(Staged):
         self.engine.sim.forward()
         at, facing = self.hand
         rotation = facing @ self._NUT_IN_HAND
-        held = np.array([self._HANDLE_M, 0, -0.002]) + rng.uniform(-1, 1, 3) * (0.004, 0, 0.002)
+        held = self._HELD + self._HELD_SPREAD * rng.uniform(-1, 1, 3)
         self._set_pose(self.engine.nuts[0].joints[0], at - rotation @ held, rotation)
         self._close_hand()
 

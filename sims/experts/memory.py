@@ -28,7 +28,7 @@ class SquareTwiceExpert:
     """SquareTwice: over the peg, down, a moment's stay; up and the same again; then let go."""
 
     bottom = 0.885  # m: height to which the nut is lowered
-    stay = 4  # ticks at the bottom, and over the peg
+    stay = 6  # ticks at the bottom, and over the peg
 
     def __init__(self) -> None:
         self._lowering, self._stayed = False, 0
@@ -94,7 +94,7 @@ class PlaceOppositeExpert:
         rng = np.random.default_rng(sim.seed)
         self._stay = 0 if sim.stage else int(rng.integers(*self.stays))
         self._grasp.off = rng.uniform(-1, 1, 3) * (0.010, 0.003, 0.005)
-        self._grasp.facing = _tilted(rng.uniform(-0.03, 0.03, 3))
+        self._grasp.facing = _tilted(rng.uniform(-0.04, 0.04, 3))
         self._sway = _Sway(rng)
 
     def act(self, sim: PlaceOpposite) -> Array:
@@ -134,9 +134,9 @@ class _Sway:
     """
 
     def __init__(self, rng: np.random.Generator, scale: float = 1.0) -> None:
-        most = scale * np.array([0.005, 0.005, 0.005, 0.02, 0.02, 0.02])  # m, rad
+        most = scale * np.repeat([0.006, 0.03], 3)  # m, rad
         self._pose = rng.uniform(-most, most)
-        self._speed = rng.uniform(-most, most) / 12  # a tick
+        self._speed = rng.uniform(-most, most) / 9  # a tick
 
     @property
     def off(self) -> Array:
