@@ -28,6 +28,7 @@ __all__ = ["KIND", "CacheFlowRecipe"]
 KIND = "cacheflow"
 HELD_OUT, CHECKED = 0.1, 512  # share of the samples, the last ones; how many a check looks at
 BEST_OF = 20
+ALARM = 0.01  # share of the table that a situation has to be covered by, if training ones are
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class CacheFlowRecipe:
             control_hz=recipe.world.control_hz, lags=recipe.lags,
         )  # fmt: skip
         cacheflow = CacheFlow.build(trainer.ema.averaged, self.samples)
-        return CacheFlowPolicy(spec, cacheflow, relative_to=network.relative_to)
+        alarm = min(ALARM, cacheflow.usual_coverage(self.samples))
+        return CacheFlowPolicy(spec, cacheflow, relative_to=network.relative_to, alarm=alarm)
 
     def check(self, name: str, trainer: Trainer) -> dict[str, float]:
         """How the averaged weights do on the last samples.

@@ -11,7 +11,7 @@ from fastloop.accel.flow_table.mixture import Mixture
 from fastloop.accel.flow_table.table import FlowTable
 from fastloop.policies.cacheflow.cache import build_table
 from fastloop.policies.cacheflow.model import CacheFlowModel
-from fastloop.policies.cacheflow.samples import Samples
+from fastloop.policies.cacheflow.samples import Samples, condition_of
 from fastloop.policies.rng import Rng
 
 __all__ = ["CacheFlow", "Forecast"]
@@ -139,6 +139,21 @@ class CacheFlow:
         """(A,) share of the cached futures that carry the weight, 0 to 1: low where the mixture
         lies where there are none."""
         return queries.effective_sample_size(self.log_weights(mixture)) / len(self.table)
+
+    def usual_coverage(self, samples: Samples, *, share: float = 1e-3, most: int = 2048) -> float:
+        """The coverage below which that share of the situations of `samples` lies.
+
+        Args:
+            samples: of which `most` are looked at, evenly over all.
+            share: 0 to 1.
+        """
+        rows = torch.linspace(0, len(samples) - 1, min(most, len(samples))).round().long()
+        known = condition_of(samples.rows(rows))
+        some = [
+            {name: part[n : n + 64] for name, part in known.items()} for n in range(0, most, 64)
+        ]
+        found = [self.coverage(self.condition(**each)) for each in some if len(each["history"])]
+        return float(torch.cat(found).quantile(share))
 
     def _noise(self, rng: Rng, samples: int) -> torch.Tensor:
         return rng.normal((samples, 1 + self.table.z.shape[-1]), stream=STREAM)

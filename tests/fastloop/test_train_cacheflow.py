@@ -33,6 +33,7 @@ def test_a_policy_is_trained_and_drives(demonstrations, tmp_path):
     policy = load_policy(run / "policy")
     assert (policy.spec.n_obs_steps, policy.spec.horizon, policy.spec.n_action_steps) == (2, 8, 4)
     assert len(policy.cacheflow.table) == 64
+    assert 0 < policy.alarm <= 0.01
     metrics = json.loads((run / "result.json").read_text())["metrics"]
     assert metrics["best_of_20"]["value"] >= 0
     assert 0 <= metrics["coverage"]["value"] <= 1

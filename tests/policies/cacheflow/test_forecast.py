@@ -75,6 +75,14 @@ def test_a_mixture_beside_the_cache_is_not_covered(trained, samples):
     assert trained.coverage(away).median() < 0.1 * usual.median()
 
 
+def test_few_learned_situations_are_below_the_usual_coverage(trained, samples):
+    data = samples(400)
+    found = trained.coverage(trained.condition(data.history))
+    assert trained.usual_coverage(data, share=0.25) == pytest.approx(found.quantile(0.25).item())
+    few = trained.usual_coverage(data, share=0.25, most=100)
+    assert few == pytest.approx(found.quantile(0.25).item(), rel=0.3)
+
+
 def test_pasts_that_were_not_learned_are_novel(trained, samples):
     past = samples(200, 5).history
     assert (trained.novelty(past) < 1).float().mean() > 0.97
