@@ -91,15 +91,14 @@ class BestOf:
             return normal.unflatten(0, actions.shape[:2])
 
         normal = compare(chunks)
-        finite = chunks.isfinite().all(-1).all(-1)
         executed = history.executed(lags, self.spec.action.dim)
         previous, planned = underway(history, *chunks[0, 0, past:].shape)
         device = chunks.device
         return Candidates(
             actions=chunks[:, :, past:],
-            future=normal[:, :, past:].where(finite[..., None, None], 0.0),
+            future=normal[:, :, past:],
             past=normal[:, :, :past],
-            allowed=finite,
+            allowed=chunks.isfinite().all(-1).all(-1),
             executed=replace(
                 executed,
                 actions=compare(executed.actions.to(chunks)[:, None])[:, 0],

@@ -73,12 +73,8 @@ class Window:
         # how many new frames the others have, those with as many are encoded together, in as many
         # rows as if all B had that many.
         groups: dict[int, list[tuple[Frame, Frame]]] = defaultdict(list)
-        taken: set[tuple[int, Any]] = set()
-        for (row, key), frames in zip(windows, missing, strict=True):
-            # Rows that fill up a batch repeat an environment.
-            new = [frame for place, frame in frames.items() if (place, key) not in taken]
-            groups[len(new)] += [(frame, row[-1]) for frame in new]
-            taken.update((id(frame), key) for frame in new)
+        for row, frames in zip(history.frames, missing, strict=True):
+            groups[len(frames)] += [(frame, row[-1]) for frame in frames.values()]
         for count, frames in groups.items():
             if count:
                 self._encode(frames, rows=count * len(history))

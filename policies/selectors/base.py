@@ -31,7 +31,7 @@ class Candidates:
 
     Attributes:
         actions: (B, N, T, A) from now on, in the environment's units.
-        future: (B, N, T, A) the same, comparable; 0 where not finite.
+        future: (B, N, T, A) the same, comparable.
         past: (B, N, O-1, A) what each believes was done at `lags`, comparable.
         allowed: (B, N) who may win: finite, and passed by whatever was asked before.
         executed: (B, O-1, A) what was done at `lags`, comparable.

@@ -21,7 +21,7 @@ def build(future, past=None, executed=None, *, known=None, overridden=None, prev
     every = torch.ones(batch, steps, dtype=torch.bool)
     return Candidates(
         actions=future,
-        future=future.where(finite[..., None, None], 0.0),
+        future=future,
         past=past,
         allowed=finite,
         executed=Executed(
