@@ -128,7 +128,7 @@ def test_both_visits_look_alike_and_end_differently(square):
     release = next(t for t, action in enumerate(square.actions) if action[6] < 0)
     lift = next(t for t in np.flatnonzero(stages == 1) if frames[t, 13] < frames[t + 1, 13] - 0.002)
     np.testing.assert_allclose(
-        frames[lift - 1 : lift + 1], frames[release - 1 : release + 1], atol=0.015
+        frames[lift - 1 : lift + 1], frames[release - 1 : release + 1], atol=0.03
     )
     assert square.actions[lift][2] - square.actions[release][2] > 0.03
     assert square.actions[lift][6] == SHUT
@@ -165,11 +165,11 @@ def test_all_rests_look_alike_and_lead_elsewhere(place):
     seen, ways = [], []
     for one in (place, other):
         frames = np.array(one.frames)
-        near = np.linalg.norm(frames[:, 11:14] - PlaceOpposite.REST, axis=1) < 0.008
+        near = np.linalg.norm(frames[:, 11:14] - PlaceOpposite.REST, axis=1) < 0.015
         end = np.flatnonzero(near)[-1]
         seen.append(frames[end - 1 : end + 1, POSITIONS])
         ways.append(one.actions[end][:2] - frames[end, :2])
-    np.testing.assert_allclose(*seen, atol=0.02)
+    np.testing.assert_allclose(*seen, atol=0.03)
     unit = [way / np.linalg.norm(way) for way in ways]
     assert unit[0] @ unit[1] < 0.3
 
