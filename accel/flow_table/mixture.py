@@ -85,8 +85,7 @@ class Mixture:
         chooses the component, so that an agent's points depend on its own noise alone."""
         shares = self.log_weights.exp().cumsum(-1)
         level = torch.special.ndtr(noise[..., 0]) * shares[:, -1:]
-        last = (self.log_weights > -math.inf).sum(-1, keepdim=True) - 1
-        chosen = torch.searchsorted(shares, level.contiguous()).minimum(last)
+        chosen = torch.searchsorted(shares, level.contiguous())
         places = chosen[..., None].expand(-1, -1, self.means.shape[-1])
         deviations = self.variances.gather(1, places).sqrt()
         return self.means.gather(1, places) + deviations * noise[..., 1:]

@@ -86,6 +86,12 @@ def test_pruning_takes_away_what_it_says(seed, M, least):
     assert (small.matrix.shape[-1] < M) == bool((gone > 0).any(-1).all() and M > 1)
 
 
+def test_the_heaviest_component_stays_however_light():
+    logs = torch.tensor([[0.2, 0.3, 0.25, 0.25]]).log()
+    small = Mixture(logs, torch.zeros(1, 4, 1), torch.ones(1, 4, 1)).pruned(0.5)
+    torch.testing.assert_close(small.log_weights.exp(), torch.tensor([[0.3]]))
+
+
 def test_a_mixture_without_light_components_stays_as_it_is(mixture):
     some = mixture()
     even = Mixture(torch.full_like(some.log_weights, -math.log(5)), some.means, some.variances)

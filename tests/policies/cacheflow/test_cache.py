@@ -48,7 +48,7 @@ def test_the_table_holds_futures_as_they_are(small, samples):
 
 def test_a_smaller_table_asks_the_same_of_events(trained, samples):
     data = samples(400)
-    probabilities = []
+    probabilities, references = [], []
     for budget in (400, 150):
         model = trained.model
         object.__setattr__(model.config, "budget", budget)
@@ -58,9 +58,16 @@ def test_a_smaller_table_asks_the_same_of_events(trained, samples):
             weights = queries.log_weights(
                 table, queries.log_base(table, model.condition(samples(40, 7).history))
             )
+        references.append((table, table.log_reference))
         events = torch.stack([table.futures[:, -1, 1] > 0.5, table.futures[:, -1, 0] > 2.0])
         probabilities.append(queries.event_probability(weights, events))
     assert (probabilities[0] - probabilities[1]).abs().mean() < 0.05
+    # A future of the smaller table counts for those that it stands for.
+    (every, whole), (some, part) = references
+    places = torch.cdist(some.z, every.z).argmin(1)
+    stands_for = (whole[places] - part).exp()
+    torch.testing.assert_close(stands_for, stands_for.round(), rtol=0, atol=1e-3)
+    assert stands_for.sum().round() == 400
     object.__setattr__(trained.model.config, "budget", 128)
 
 
