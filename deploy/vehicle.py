@@ -1,0 +1,155 @@
+"""A vehicle: plans of waypoints in its odometry's frame, stops along its path."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastloop.deploy.gate import VehicleLimits, vehicle_faults
+from fastloop.deploy.motion import ACCELERATION, HEADING, SPEED, X, Y, Floats, Motion, State
+from fastloop.deploy.stops import StopProfile, stop_profile
+
+__all__ = ["Vehicle"]
+
+STOP_STEP_S = 0.1  # between two points of a stop
+
+
+@dataclass(frozen=True)
+class Vehicle:
+    """Follows paths; its policy's actions are whole plans (`plan_action`): an age, and waypoints in
+    the frame of the observation.
+
+    Attributes:
+        plan_hz: waypoints a second.
+        limits: what may be asked of it.
+    """
+
+    plan_hz: float
+    limits: VehicleLimits = VehicleLimits()
+    dim: int = 5
+
+    def motion(self, actions: Floats, *, state: State, time: float, period_s: float) -> Motion:
+        """The first action's waypoints, and the place they were seen from, as points."""
+        if actions.ndim != 2 or actions.shape[1] < 5 or actions.shape[1] % 2 == 0:
+            raise ValueError(
+                f"a plan is an age and two or more waypoints (x, y); got {actions.shape}"
+            )
+        waypoints = np.concatenate([np.zeros((1, 2)), actions[0, 1:].reshape(-1, 2)])
+        times = state.time + np.arange(len(waypoints)) / self.plan_hz - actions[0, 0]
+        cos, sin = math.cos(state.point[HEADING]), math.sin(state.point[HEADING])
+        places = waypoints @ np.array([[cos, sin], [-sin, cos]]) + state.point[[X, Y]]
+        return Motion(times, self._points(places, times, state))
+
+    def _points(self, places: Floats, times: Floats, state: State) -> Floats:
+        """Headings, speeds and accelerations of `places` (T, 2), the first of which is `state`."""
+        steps = np.diff(places, axis=0)
+        lengths = np.hypot(steps[:, 0], steps[:, 1])
+        angles = np.arctan2(steps[:, 1], steps[:, 0])
+        headings = np.empty(len(places))
+        headings[0] = last = state.point[HEADING]
+        sign = np.ones(len(lengths))
+        for k, (length, angle) in enumerate(zip(lengths.tolist(), angles.tolist(), strict=True)):
+            if length > self.limits.shortest_m:
+                turn = math.remainder(angle - last, 2 * math.pi)
+                if abs(turn) > math.pi / 2:
+                    sign[k] = -1.0  # it rolls backward and keeps its heading
+                else:
+                    last = last + turn
+            headings[k + 1] = last
+        dt = np.diff(times)
+        # Over an interval the mean speed is known; at its ends, the mean of both sides.
+        mean = sign * lengths / dt
+        speed = np.concatenate([[state.point[SPEED]], (mean[:-1] + mean[1:]) / 2, mean[-1:]])
+        pull = np.diff(speed) / dt
+        pull = np.concatenate([pull, [0.0 if abs(speed[-1]) < 1e-3 else pull[-1]]])
+        return np.column_stack([places, headings, speed, pull])
+
+    def faults(self, motion: Motion) -> list[str]:
+        """Beyond the limits."""
+        return vehicle_faults(motion, self.limits)
+
+    def apart(self, motion: Motion, state: State, t: float) -> str:
+        """In place, heading or speed, with the measured motion carried on to `t`."""
+        planned, measured = motion.at(t), self._carried_on(state, t)
+        away = math.hypot(planned[X] - measured[X], planned[Y] - measured[Y])
+        turned = abs(math.remainder(planned[HEADING] - measured[HEADING], 2 * math.pi))
+        faster = abs(planned[SPEED] - measured[SPEED])
+        if not away <= self.limits.start_m:
+            return f"{away:.2f} m from the measured place, at most {self.limits.start_m:g}"
+        if not turned <= self.limits.start_rad:
+            return f"{turned:.2f} rad from the measured heading, at most {self.limits.start_rad:g}"
+        if not faster <= self.limits.start_speed:
+            return f"{faster:.2f} m/s from the measured speed, at most {self.limits.start_speed:g}"
+        return ""
+
+    def _carried_on(self, state: State, t: float) -> Floats:
+        """The measured point at `t`, if it goes on with its speed and turn rate."""
+        dt = t - state.time
+        x, y, heading, speed, _ = state.point.tolist()
+        turned = float(state.rate[0]) * dt
+        chord = speed * dt * float(np.sinc(turned / 2 / math.pi))
+        toward = heading + turned / 2
+        return np.array(
+            [x + chord * math.cos(toward), y + chord * math.sin(toward), heading + turned, speed, 0]
+        )
+
+    def leave_by(self, motion: Motion) -> float:
+        """By the distance that is left of its path, and the speed there; a plan that ends standing
+        may be followed to its end."""
+        points = motion.points
+        if abs(points[-1, SPEED]) < 0.1:
+            return motion.end
+        left = np.append(np.cumsum(_lengths(points)[::-1])[::-1], 0.0)
+        for k in range(len(points) - 1, -1, -1):
+            if self._comfort(points[k]).distance <= left[k]:
+                return float(motion.times[k])
+        return float(motion.times[0])
+
+    def comfort_stop(self, motion: Motion, t: float) -> Motion:
+        """Beyond the path's end straight on."""
+        start = motion.at(t)
+        rest = motion.since(t, step_s=STOP_STEP_S)
+        return self._stop(start, t, rest.points, hard=False)
+
+    def hard_stop(self, state: State, t: float, along: Motion | None) -> Motion:
+        """In the lane that `along` says where the vehicle is near it, else straight on."""
+        start = self._carried_on(state, t)
+        start[ACCELERATION] = min(0.0, state.point[ACCELERATION])
+        path = start[None]
+        if along is not None and not self.apart(along, state, t):
+            path = np.concatenate([path, along.since(t, step_s=STOP_STEP_S).points[1:]])
+        return self._stop(start, t, path, hard=True)
+
+    def _comfort(self, start: Floats) -> StopProfile:
+        return stop_profile(
+            max(0.0, float(start[SPEED])), float(start[ACCELERATION]),
+            deceleration=self.limits.stop_deceleration, jerk=self.limits.stop_jerk,
+        )  # fmt: skip
+
+    def _hard(self, start: Floats) -> StopProfile:
+        return stop_profile(
+            max(0.0, float(start[SPEED])), float(start[ACCELERATION]),
+            deceleration=self.limits.hard_deceleration, jerk=self.limits.hard_jerk,
+        )  # fmt: skip
+
+    def _stop(self, start: Floats, t: float, path: Floats, *, hard: bool) -> Motion:
+        """From `start` at `t` to rest along the places of `path`."""
+        profile = self._hard(start) if hard else self._comfort(start)
+        count = max(2, math.ceil(profile.duration / STOP_STEP_S) + 1)
+        times = np.arange(count) * STOP_STEP_S
+        traveled = profile.sample(times)
+        lengths = _lengths(path)
+        keep = np.append(True, lengths > 1e-6)
+        path, stations = path[keep], np.append(0.0, np.cumsum(lengths[keep[1:]]))
+        s = traveled[:, 0]
+        points = np.column_stack([np.interp(s, stations, path[:, c]) for c in (X, Y, HEADING)])
+        beyond = np.maximum(0.0, s - stations[-1])[:, None]
+        toward = path[-1, HEADING]
+        points[:, :2] += beyond * np.array([[math.cos(toward), math.sin(toward)]])
+        return Motion(t + times, np.column_stack([points, traveled[:, 1:]]))
+
+
+def _lengths(points: Floats) -> Floats:
+    return np.hypot(np.diff(points[:, X]), np.diff(points[:, Y]))
