@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Arm:
     """
 
     dim: int
-    limits: ArmLimits = ArmLimits()
+    limits: ArmLimits = field(default_factory=ArmLimits)
 
     def motion(self, actions: Floats, *, state: State, time: float, period_s: float) -> Motion:
         """An action a tick, the first at `time`."""

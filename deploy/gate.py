@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastloop.deploy.motion import ACCELERATION, HEADING, SPEED, X, Y, Floats, Motion
+from fastloop.deploy.motion import ACCELERATION, HEADING, SPEED, Floats, Motion, X, Y
 
 __all__ = ["ArmLimits", "VehicleLimits", "arm_faults", "vehicle_faults"]
 

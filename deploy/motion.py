@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ACCELERATION", "HEADING", "SPEED", "X", "Y", "Floats", "Motion", "State"]
+__all__ = ["ACCELERATION", "HEADING", "SPEED", "Floats", "Motion", "State", "X", "Y"]
 
 Floats = NDArray[np.float64]
 
@@ -55,10 +55,12 @@ class Motion:
         """The point (D,) at `t`; before the first and after the last moment that one's."""
         after = int(np.searchsorted(self.times, t))
         if after == 0 or after == len(self.times):
-            return self.points[min(after, len(self.times) - 1)]
+            edge: Floats = self.points[min(after, len(self.times) - 1)]
+            return edge
         t0, t1 = self.times[after - 1 : after + 1]
         share = (t - t0) / (t1 - t0)
-        return (1 - share) * self.points[after - 1] + share * self.points[after]
+        between: Floats = (1 - share) * self.points[after - 1] + share * self.points[after]
+        return between
 
     def since(self, t: float, *, step_s: float) -> Motion:
         """What is left of it at `t`: the point there, and all later ones.

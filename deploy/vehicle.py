@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fastloop.deploy.gate import VehicleLimits, vehicle_faults
-from fastloop.deploy.motion import ACCELERATION, HEADING, SPEED, X, Y, Floats, Motion, State
+from fastloop.deploy.motion import ACCELERATION, HEADING, SPEED, Floats, Motion, State, X, Y
 from fastloop.deploy.stops import StopProfile, stop_profile
 
 __all__ = ["Vehicle"]
@@ -27,7 +27,7 @@ class Vehicle:
     """
 
     plan_hz: float
-    limits: VehicleLimits = VehicleLimits()
+    limits: VehicleLimits = field(default_factory=VehicleLimits)
     dim: int = 5
 
     def motion(self, actions: Floats, *, state: State, time: float, period_s: float) -> Motion:
