@@ -36,6 +36,8 @@ class Vehicle:
             raise ValueError(
                 f"a plan is an age and two or more waypoints (x, y); got {actions.shape}"
             )
+        if not np.isfinite(actions[0]).all():
+            raise ValueError("it is not finite")
         waypoints = np.concatenate([np.zeros((1, 2)), actions[0, 1:].reshape(-1, 2)])
         times = state.time + np.arange(len(waypoints)) / self.plan_hz - actions[0, 0]
         cos, sin = math.cos(state.point[HEADING]), math.sin(state.point[HEADING])
@@ -103,15 +105,19 @@ class Vehicle:
             return motion.end
         left = np.append(np.cumsum(_lengths(points)[::-1])[::-1], 0.0)
         for k in range(len(points) - 1, -1, -1):
-            if self._comfort(points[k]).distance <= left[k]:
+            if self._profile(points[k]).distance <= left[k]:
                 return float(motion.times[k])
         return float(motion.times[0])
 
     def comfort_stop(self, motion: Motion, t: float) -> Motion:
-        """Beyond the path's end straight on."""
+        """On what is left of its path, braking harder than comfort where that is too short; beyond
+        its end straight on."""
         start = motion.at(t)
-        rest = motion.since(t, step_s=STOP_STEP_S)
-        return self._stop(start, t, rest.points, hard=False)
+        path = motion.since(t, step_s=STOP_STEP_S).points
+        left = float(_lengths(path).sum())
+        stops = (self._profile(start, firmness) for firmness in (0.0, 0.25, 0.5, 1.0))
+        profile = next((stop for stop in stops if stop.distance <= left), None)
+        return _along(profile or self._profile(start, 1.0), t, path)
 
     def hard_stop(self, state: State, t: float, along: Motion | None) -> Motion:
         """In the lane that `along` says where the vehicle is near it, else straight on."""
@@ -120,35 +126,38 @@ class Vehicle:
         path = start[None]
         if along is not None and not self.apart(along, state, t):
             path = np.concatenate([path, along.since(t, step_s=STOP_STEP_S).points[1:]])
-        return self._stop(start, t, path, hard=True)
+            path[:, HEADING] = np.unwrap(path[:, HEADING])
+        return _along(self._profile(start, 1.0), t, path)
 
-    def _comfort(self, start: Floats) -> StopProfile:
+    def _profile(self, start: Floats, firmness: float = 0.0) -> StopProfile:
+        """From comfort (0) to as hard as possible (1)."""
+        limits = self.limits
         return stop_profile(
-            max(0.0, float(start[SPEED])), float(start[ACCELERATION]),
-            deceleration=self.limits.stop_deceleration, jerk=self.limits.stop_jerk,
-        )  # fmt: skip
+            max(0.0, float(start[SPEED])),
+            float(start[ACCELERATION]),
+            deceleration=_between(limits.stop_deceleration, limits.hard_deceleration, firmness),
+            jerk=_between(limits.stop_jerk, limits.hard_jerk, firmness),
+        )
 
-    def _hard(self, start: Floats) -> StopProfile:
-        return stop_profile(
-            max(0.0, float(start[SPEED])), float(start[ACCELERATION]),
-            deceleration=self.limits.hard_deceleration, jerk=self.limits.hard_jerk,
-        )  # fmt: skip
 
-    def _stop(self, start: Floats, t: float, path: Floats, *, hard: bool) -> Motion:
-        """From `start` at `t` to rest along the places of `path`."""
-        profile = self._hard(start) if hard else self._comfort(start)
-        count = max(2, math.ceil(profile.duration / STOP_STEP_S) + 1)
-        times = np.arange(count) * STOP_STEP_S
-        traveled = profile.sample(times)
-        lengths = _lengths(path)
-        keep = np.append(True, lengths > 1e-6)
-        path, stations = path[keep], np.append(0.0, np.cumsum(lengths[keep[1:]]))
-        s = traveled[:, 0]
-        points = np.column_stack([np.interp(s, stations, path[:, c]) for c in (X, Y, HEADING)])
-        beyond = np.maximum(0.0, s - stations[-1])[:, None]
-        toward = path[-1, HEADING]
-        points[:, :2] += beyond * np.array([[math.cos(toward), math.sin(toward)]])
-        return Motion(t + times, np.column_stack([points, traveled[:, 1:]]))
+def _along(profile: StopProfile, t: float, path: Floats) -> Motion:
+    """`profile` from `t` on along the places of `path`, straight on beyond its end."""
+    count = max(2, math.ceil(profile.duration / STOP_STEP_S) + 1)
+    times = np.arange(count) * STOP_STEP_S
+    traveled = profile.sample(times)
+    lengths = _lengths(path)
+    keep = np.append(True, lengths > 1e-6)
+    path, stations = path[keep], np.append(0.0, np.cumsum(lengths[keep[1:]]))
+    s = traveled[:, 0]
+    points = np.column_stack([np.interp(s, stations, path[:, c]) for c in (X, Y, HEADING)])
+    beyond = np.maximum(0.0, s - stations[-1])[:, None]
+    toward = path[-1, HEADING]
+    points[:, :2] += beyond * np.array([[math.cos(toward), math.sin(toward)]])
+    return Motion(t + times, np.column_stack([points, traveled[:, 1:]]))
+
+
+def _between(soft: float, hard: float, share: float) -> float:
+    return soft + share * (hard - soft)
 
 
 def _lengths(points: Floats) -> Floats:
