@@ -23,6 +23,7 @@ DTYPES = {np.dtype(kind).str: np.dtype(kind) for kind in (
 )}  # fmt: skip
 MAX_DIMENSIONS = 8
 MAX_ENTRIES = 4096  # of a map or a list; arrays are no lists
+MAX_TOTAL = 65536  # of all of them: building millions of objects would stop every other thread
 
 
 class CodecError(ValueError):
@@ -49,10 +50,20 @@ def unpack(data: bytes) -> Any:
         CodecError: `data` is no msgpack, nests too deeply, or holds an array that is not what it
             says it is.
     """
+    total = 0
+
+    def counted(entries: Any) -> Any:
+        nonlocal total
+        total += len(entries)
+        if total > MAX_TOTAL:
+            raise CodecError(f"a message has at most {MAX_TOTAL} entries in all")
+        return entries
+
     try:
         return _msgpack().unpackb(
             data,
-            object_hook=_decode,
+            object_hook=lambda entries: _decode(counted(entries)),
+            list_hook=counted,
             max_array_len=MAX_ENTRIES,
             max_map_len=MAX_ENTRIES,
             max_ext_len=0,
