@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastloop.deploy.server.protocol import Request, answer
+from fastloop.deploy.server.protocol import OURS, Request, answer
 from fastloop.deploy.server.sessions import Key, Row, join
 from fastloop.policies.base import Budget, Plan, Policy
 from fastloop.policies.history import History
@@ -147,7 +147,7 @@ class Batcher:
                 if job.request.reset:
                     job.row.begin()
                 if job.request.observation is None:
-                    job.future.set_result({"fastloop": {"reset": True, "episode": job.row.episode}})
+                    job.future.set_result({OURS: {"reset": True, "episode": job.row.episode}})
                     continue
                 asked.append((job, *job.row.take(job.request)))
             except Exception as error:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fastloop.extras import require
 
@@ -102,7 +103,7 @@ def _decode(value: dict[Any, Any]) -> Any:
     return value
 
 
-def _array(value: dict[Any, Any]) -> np.ndarray:
+def _array(value: dict[Any, Any]) -> npt.NDArray[Any]:
     dtype, shape, data = _dtype(value.get(b"dtype")), value.get(b"shape"), value.get(b"data")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         raise CodecError(f"an array's shape is a list of at most {MAX_DIMENSIONS}, got {shape!r}")
@@ -133,7 +134,7 @@ def _scalar(value: dict[Any, Any]) -> np.generic:
     return scalar
 
 
-def _dtype(name: Any) -> np.dtype:
+def _dtype(name: Any) -> np.dtype[Any]:
     known = DTYPES.get(name) if isinstance(name, str) else None
     if known is None:
         raise CodecError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fastloop.policies.base import Plan
 from fastloop.policies.spec import PolicySpec, TensorSpec
@@ -50,13 +51,13 @@ class Request:
         deadline_s: from its arrival.
     """
 
-    observation: Mapping[str, np.ndarray] | None
+    observation: Mapping[str, npt.NDArray[Any]] | None
     reset: bool = False
     tick: int | None = None
     window: bool = False
     key: tuple[int, int, int] | None = None
     deadline_s: float | None = None
-    executed: np.ndarray | None = None
+    executed: npt.NDArray[Any] | None = None
     late: int = 0
 
 
@@ -174,7 +175,7 @@ def _flat(value: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[st
 
 def _read(
     key: str, wanted: TensorSpec, given: Mapping[str, Any], called: str, frames: int | None
-) -> np.ndarray:
+) -> npt.NDArray[Any]:
     name = called.replace("/", ".")
     if name not in given:
         raise RequestError(f"the policy reads {called!r}; the request holds {sorted(given)}")
@@ -233,7 +234,7 @@ def _deadline(ours: Mapping[str, Any]) -> float | None:
     return float(value) / 1e3
 
 
-def _executed(ours: Mapping[str, Any], dim: int) -> np.ndarray | None:
+def _executed(ours: Mapping[str, Any], dim: int) -> npt.NDArray[Any] | None:
     if "executed" not in ours:
         return None
     value = ours["executed"]
