@@ -21,6 +21,8 @@ from fastloop.policies.history import History
 from fastloop.policies.prepare import arriving, prepare
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import check_specs
+from fastloop.policies.vla.decoding import FASTEST, plain_decoding
+from fastloop.policies.vla.policy import VisionLanguagePlanner
 from fastloop.setup import Setup, calibration_data, load
 from fastloop.sims.summary import PlanMask
 
@@ -38,6 +40,9 @@ __all__ = [
 def make_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Policy]:
     """The policy as published and, where `accel` is not none, accelerated, by name: ``plain`` and
     the accelerator's, or a policy's own where it has nothing to accelerate; then the baselines.
+
+    A vision-language model is accelerated by the way it writes: ``plain`` is token by token, and
+    with several answers it also runs with one.
 
     A cache plan that is made here is kept in `folder`, so that a run which is continued uses the
     same one.
@@ -62,6 +67,8 @@ def _own_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Polic
     accel = config.accel
     if accel.kind == "none" and not setup.denoises:
         return {Path(config.policy.checkpoint).stem: setup.policy}
+    if isinstance(planner := planner_of(setup.policy), VisionLanguagePlanner):
+        return _ways_to_write(setup, planner)
     arms = {"plain": setup.driving(remove(setup.denoiser))}
     if accel.kind == "none":
         return arms
@@ -82,6 +89,19 @@ def _own_arms(config: EvalConfig, setup: Setup, folder: Path) -> dict[str, Polic
     return arms
 
 
+def _ways_to_write(setup: Setup, planner: VisionLanguagePlanner) -> dict[str, Policy]:
+    """Token by token, as configured with one answer, and with as many as are configured."""
+    config, regime = planner.decoding, planner.model.spec.regime
+    ways = {"plain": plain_decoding(regime)}
+    own = config.driver or FASTEST.get(regime, "denoise")
+    if config.rollouts > 1:
+        ways[own] = dataclasses.replace(config, rollouts=1, temperature=0.0)
+        ways[f"{config.rollouts}_rollouts"] = config
+    else:
+        ways[own] = config
+    return {name: setup.driving(planner.with_decoding(way)) for name, way in ways.items()}
+
+
 def policy_digest(policy: Policy) -> str:
     """What identifies the weights, or the rule of a policy without any."""
     planner = planner_of(policy)
@@ -90,8 +110,10 @@ def policy_digest(policy: Policy) -> str:
 
 def arm_digest(policy: Policy) -> str:
     """A digest of the weights and of what the cache plan does, wherever the plan lies."""
-    plan = _cache_plan(policy)
+    plan, planner = _cache_plan(policy), planner_of(policy)
     text = policy_digest(policy) + repr(plan and (plan.branches, plan.updates, plan.predictor))
+    if isinstance(planner, VisionLanguagePlanner):
+        text += repr(planner.decoding)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

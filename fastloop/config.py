@@ -17,6 +17,7 @@ from fastloop.policies.vla.training import StageConfig
 
 __all__ = [
     "CalibrateConfig",
+    "DecodingOverrides",
     "EvalConfig",
     "InfoConfig",
     "PolicyConfig",
@@ -45,6 +46,23 @@ class SamplerOverrides:
 
 
 @dataclass
+class DecodingOverrides:
+    """The fields of `DecodingConfig`; null leaves its default."""
+
+    driver: str | None = None
+    commit: str | None = None
+    threshold: float | None = None
+    filter: str | None = None
+    skip: list[int] | None = None
+    prune: str | None = None
+    kept: float | None = None
+    guidance: float | None = None
+    temperature: float | None = None
+    rollouts: int | None = None
+    selector: str | None = None
+
+
+@dataclass
 class PolicyConfig:
     """Which weights decide, and how they are run.
 
@@ -53,6 +71,7 @@ class PolicyConfig:
             ``.ckpt`` of diffusion_policy.
         n_action_steps: actions executed before planning again; null as the checkpoint says.
         sampler: what replaces the checkpoint's.
+        decoding: how a vision-language model writes.
         device: torch device; `best` is CUDA where there is one, else the CPU.
         threads: torch threads inside a process; 0 measures which number is fastest.
         samples: plans that a denoising policy draws for each environment, of which one is executed.
@@ -63,6 +82,7 @@ class PolicyConfig:
     checkpoint: str = MISSING
     n_action_steps: int | None = None
     sampler: SamplerOverrides = field(default_factory=SamplerOverrides)
+    decoding: DecodingOverrides = field(default_factory=DecodingOverrides)
     device: str = "cpu"
     threads: int = 0
     samples: int = 1

@@ -9,6 +9,7 @@ import torch
 
 from fastloop.accel.apply import AcceleratedLoop, accelerate
 from fastloop.accel.config import AccelConfig
+from fastloop.cameras import with_cameras
 from fastloop.config import PolicyConfig, SamplerOverrides
 from fastloop.policies.base import Policy
 from fastloop.policies.best_of import BestOf, best_of
@@ -52,10 +53,10 @@ class Setup:
         """What denoises inside the policy; raises as `denoiser_of`."""
         return denoiser_of(self.policy)
 
-    def driving(self, denoiser: DiffusionPolicy) -> Policy:
-        """`denoiser` as it drives the simulator: in the form in which `policy` does."""
-        planner = planner_of(self.policy)
-        driver = planner.with_policy(denoiser) if isinstance(planner, BestOf) else denoiser
+    def driving(self, planner: Policy) -> Policy:
+        """`planner` as it drives the simulator: in the form in which `policy` does."""
+        ours = planner_of(self.policy)
+        driver = ours.with_policy(planner) if isinstance(ours, BestOf) else planner
         return self.policy.with_policy(driver) if isinstance(self.policy, WholePlans) else driver
 
     def observations(self, count: int, first_seed: int) -> History:
@@ -94,7 +95,7 @@ def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:
         CheckpointError: when the policy cannot be read.
         MissingExtraError: when the simulator is not installed.
     """
-    sim_config = SimConfig.from_config(sim)
+    sim_config = SimConfig.from_config(with_cameras(sim, policy.checkpoint))
     world = sim_config.build()
     loaded = load(policy, world.env_spec, policy.sampler)
     check_specs(loaded.spec, world.env_spec, policy_name=policy.checkpoint)
@@ -109,7 +110,11 @@ def load(policy: PolicyConfig, env: EnvSpec, sampler: SamplerOverrides) -> Polic
     loaded = load_policy(
         policy.checkpoint,
         env=env,
-        sampler={k: v for k, v in asdict(sampler).items() if v is not None},
+        sampler={
+            name: value
+            for name, value in (asdict(sampler) | asdict(policy.decoding)).items()
+            if value is not None
+        },
         n_action_steps=policy.n_action_steps,
         device=device,
     )

@@ -65,6 +65,7 @@ __all__ = [
     "DecodingConfig",
     "build_driver",
     "build_model",
+    "plain_decoding",
 ]
 
 Make = Callable[[Choice, "DecodingConfig", LanguageModel], Driver]
@@ -237,13 +238,20 @@ def build_driver(
     regime = model.spec.regime
     name = config.driver or FASTEST.get(regime, "denoise")
     if _off():
-        name = "ar" if regime in FASTEST else "denoise"
-        config = replace(config, commit="one_by_one", filter="")
+        plain = plain_decoding(regime)
+        name, config = plain.driver, replace(config, commit=plain.commit, filter="")
     driver = DRIVERS[name](choice, config, model)
     compose(model, driver, canvas)
     if config.rollouts > 1:
         compose(model, driver, continued=True)
     return driver
+
+
+def plain_decoding(regime: Regime) -> DecodingConfig:
+    """Token by token: from left to right, or the surest first where a model does not write so."""
+    if regime in FASTEST:
+        return DecodingConfig(driver="ar")
+    return DecodingConfig(driver="denoise", commit="one_by_one")
 
 
 def _off() -> bool:

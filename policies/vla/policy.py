@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Sequence
@@ -83,9 +84,7 @@ class VisionLanguagePlanner:
             raise SpecMismatchError(f"the model reads {missing}; {env.name} offers {offered}")
         self.model, self.layout, self.template = model, layout, template
         self.pictures = pictures
-        self.decoding = decoding or DecodingConfig()
-        self.writer = build_model(self.decoding, model)
-        self.driver = build_driver(self.decoding, self.writer, Greedy(), layout.canvas)
+        self._decode_as(decoding or DecodingConfig())
         self.name, self.digest = "vision_language", model.spec.digest
         self.spec = PolicySpec(
             inputs={key: env.observations[key] for key in reads},
@@ -178,6 +177,21 @@ class VisionLanguagePlanner:
             candidates=found if self.decoding.rollouts > 1 else None,
             report=replace(report, stage_ms={"prompt": prompt_ms, **report.stage_ms}),
         )
+
+    def with_decoding(self, decoding: DecodingConfig) -> VisionLanguagePlanner:
+        """The same model, writing in another way.
+
+        Raises:
+            ValueError: when it cannot be decoded so.
+        """
+        other = copy.copy(self)
+        other._decode_as(decoding)
+        return other
+
+    def _decode_as(self, decoding: DecodingConfig) -> None:
+        self.decoding = decoding
+        self.writer = build_model(decoding, self.model)
+        self.driver = build_driver(decoding, self.writer, Greedy(), self.layout.canvas)
 
     def prompts(self, history: History) -> list[Prompt]:
         """The question of each of B environments.

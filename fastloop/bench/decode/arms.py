@@ -27,8 +27,9 @@ from fastloop.policies.vla.decoding import (
     PRUNINGS,
     DecodingConfig,
     build_model,
+    plain_decoding,
 )
-from fastloop.policies.vla.policy import IMAGES, VisionLanguagePlanner
+from fastloop.policies.vla.policy import VisionLanguagePlanner
 from fastloop.policies.vla.prompt import Prompt
 from fastloop.policies.vla.qwen25vl import Qwen25VL
 
@@ -140,7 +141,7 @@ def make_arms(
         if name != decoding.driver and decoding.driver in left_out:
             continue  # with no commit policy can it be right
         try:
-            arms.append(DecodeArm(name, _writing(subject, decoding)))
+            arms.append(DecodeArm(name, subject.planner.with_decoding(decoding)))
         except ValueError as error:
             if name in plain:
                 raise ValueError(f"there is nothing to compare with: {error}") from error
@@ -151,7 +152,7 @@ def make_arms(
 def _baselines(regime: Regime) -> dict[str, DecodingConfig]:
     if regime in FASTEST:
         return {name: DecodingConfig(driver=name) for name in (AR, JUMP_FORWARD)}
-    return {PLAIN: DecodingConfig(driver="denoise", commit="one_by_one")}
+    return {PLAIN: plain_decoding(regime)}
 
 
 def _every() -> dict[str, DecodingConfig]:
@@ -163,16 +164,6 @@ def _every() -> dict[str, DecodingConfig]:
         ways |= {f"{driver}_{name}": DecodingConfig(driver, name) for name in commits}
     ways |= {f"prune_{name}": DecodingConfig(prune=name) for name in PRUNINGS}
     return ways | {"skip": DecodingConfig(skip=(1,)), "guided": DecodingConfig(guidance=1.0)}
-
-
-def _writing(subject: Subject, decoding: DecodingConfig) -> VisionLanguagePlanner:
-    """The same planner with another way of writing."""
-    planner = subject.planner
-    return VisionLanguagePlanner(
-        planner.model, planner.layout, template=planner.template, pictures=planner.pictures,
-        cameras=[camera.removeprefix(IMAGES) for camera in planner.cameras], env=subject.env,
-        decoding=decoding,
-    )  # fmt: skip
 
 
 def widened(model: LanguageModel) -> LanguageModel:

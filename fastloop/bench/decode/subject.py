@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from fastloop.bench.config import DecodeBenchConfig
 from fastloop.bench.decode.moments import Moment, recorded, visited
+from fastloop.cameras import cameras_of, with_cameras
 from fastloop.datasets.plans import Plans
-from fastloop.policies.checkpoints.files import read_json
 from fastloop.policies.dlm.folder import is_language_model
 from fastloop.policies.driving.whole_plans import waypoint_env
 from fastloop.policies.load import find_checkpoint
 from fastloop.policies.prepare import prepare
 from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
 from fastloop.policies.vla.checkpoint import is_vlm
-from fastloop.policies.vla.manifest import MANIFEST, Manifest
 from fastloop.policies.vla.policy import IMAGES, INTENT, STATES, VisionLanguagePlanner
 from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
@@ -64,7 +61,6 @@ def open_subject(config: DecodeBenchConfig) -> Subject:
     folder = find_checkpoint(config.policy.checkpoint)
     if not is_vlm(folder) and not is_language_model(folder):
         raise ValueError(f"{folder} holds no vision-language model, so there is no text to decode")
-    cameras = _cameras(folder)
     path = config.dataset.get("path")
     if path is None and not config.sim:
         path = folder / HELD_OUT
@@ -75,10 +71,10 @@ def open_subject(config: DecodeBenchConfig) -> Subject:
             )
     sim: Sim | None = None
     if path is None:
-        sim = _simulator(config.sim, cameras)
+        sim = SimConfig.from_config(with_cameras(config.sim, str(folder))).build()
         env, source = waypoint_env(sim.env_spec), sim.env_spec.name
     else:
-        keys = [STATES, INTENT, *(IMAGES + camera for camera in cameras)]
+        keys = [STATES, INTENT, *(IMAGES + camera for camera in cameras_of(folder))]
         drives = build({**config.dataset, "path": str(path), "keys": keys}, "dataset")
         plans = Plans.cut(drives, keys)
         env, source = _recorded_env(plans, config.plan_hz), str(path)
@@ -96,20 +92,6 @@ def open_subject(config: DecodeBenchConfig) -> Subject:
         )  # fmt: skip
         sim.close()
     return Subject(planner, env, moments, source, device, threads)
-
-
-def _cameras(folder: Path) -> Sequence[str]:
-    """Those of the policy, without ``observation.images.``; its loader checks them."""
-    path = folder / MANIFEST
-    told = read_json(path) if path.exists() else {}
-    return list(told.get("cameras", Manifest.cameras))
-
-
-def _simulator(config: dict[str, Any], cameras: Sequence[str]) -> Sim:
-    """The simulator with the cameras that the policy wants, where it does not say which."""
-    if "cameras" in config and not config["cameras"]:
-        config = {**config, "cameras": cameras}
-    return SimConfig.from_config(config).build()
 
 
 def _recorded_env(plans: Plans, hz: float) -> EnvSpec:
