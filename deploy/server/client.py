@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from fastloop.deploy.server.codec import CodecError, pack, unpack
@@ -41,6 +42,7 @@ class Client:
         self.timeout_s = timeout_s
         self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
         self._connection: Any = None
+        self._open = ExitStack()
         self._lock = threading.Lock()
         self.metadata: Mapping[str, Any] = {}
         self._connect(time.monotonic() + timeout_s)
@@ -66,7 +68,7 @@ class Client:
                 found = None if isinstance(told, str) else unpack(told)
             except TimeoutError as error:
                 self.close()
-                raise RemoteError(f"{self.url} did not answer within {limit_s:g} s") from error
+                raise RemoteError(f"{self.url} did not answer within {limit_s:.3g} s") from error
             except CodecError as error:
                 self.close()
                 raise RemoteError(f"{self.url} answered with {error}") from error
@@ -81,10 +83,8 @@ class Client:
 
     def close(self) -> None:
         """Give the connection up."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close_timeout = 0.2  # it may be broken: do not wait for a farewell
-            connection.close()
+        self._connection = None
+        self._open.close()
 
     @property
     def _closed(self) -> type[Exception]:
@@ -94,14 +94,16 @@ class Client:
     def _connect(self, until: float) -> None:
         sync = require("websockets.sync.client", extra="serve")
         try:
-            self._connection = sync.connect(
+            connecting = sync.connect(
                 self.url,
                 compression=None,
                 max_size=MAX_MESSAGE,
                 open_timeout=max(until - time.monotonic(), 0.001),
+                close_timeout=0.2,  # it may be broken: do not wait long for a farewell
                 additional_headers=self._headers,
                 proxy=None,
             )
+            self._connection = self._open.enter_context(connecting)
             told = self._connection.recv(timeout=max(until - time.monotonic(), 0.0))
             metadata = unpack(told) if isinstance(told, bytes) else None
         except (OSError, TimeoutError, CodecError, self._closed) as error:

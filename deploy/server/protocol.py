@@ -110,6 +110,10 @@ def describe(spec: PolicySpec, name: str, names: Mapping[str, str] | None = None
                 key: {
                     "shape": list(value.shape),
                     "dtype": value.dtype,
+                    "low": value.low,
+                    "high": value.high,
+                    "names": list(value.names),
+                    "unit": value.unit,
                     "called": (names or {}).get(key, key),
                 }
                 for key, value in spec.inputs.items()

@@ -66,7 +66,7 @@ class RemotePolicy:
         self.ours = isinstance(told, dict)
         self.name = self.digest = f"served at {url}"
         if isinstance(told, dict):
-            self.spec = _told_spec(told, env, n_action_steps, url)
+            self.spec = _told_spec(told, n_action_steps, url)
             called = {key: value["called"] for key, value in told["inputs"].items()}
             self.names = called | self.names
         else:
@@ -156,17 +156,16 @@ class RemotePolicy:
         return PolicySpec(inputs, env.action, 1, horizon, steps, env.control_hz)
 
 
-def _told_spec(
-    told: Mapping[str, Any], env: EnvSpec | None, n_action_steps: int | None, url: str
-) -> PolicySpec:
-    """What a server of ours says of itself; ranges, names and units of observations are `env`'s."""
-    shown = env.observations if env is not None else {}
+def _told_spec(told: Mapping[str, Any], n_action_steps: int | None, url: str) -> PolicySpec:
+    """What a server of ours says of itself."""
     try:
-        inputs = {}
-        for key, value in told["inputs"].items():
-            own = TensorSpec(tuple(value["shape"]), value["dtype"])
-            same = key in shown and (shown[key].shape, shown[key].dtype) == (own.shape, own.dtype)
-            inputs[key] = shown[key] if same else own
+        inputs = {
+            key: TensorSpec(
+                tuple(value["shape"]), value["dtype"], value["low"], value["high"],
+                tuple(value["names"]), value["unit"],
+            )
+            for key, value in told["inputs"].items()
+        }  # fmt: skip
         action = told["action"]
         return PolicySpec(
             inputs=inputs,
