@@ -323,7 +323,8 @@ class Recipe:
 
         def loss(batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
             actions = model.normalize_actions(batch[ACTION], batch)
-            return regression.loss(batch, actions, model.normalizer)
+            first = self.objective.first(config.network.n_obs_steps)
+            return regression.loss(batch, actions, model.normalizer, first=first)
 
         return Trainer(
             regression,

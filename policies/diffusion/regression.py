@@ -36,6 +36,8 @@ class ChunkRegression(nn.Module):
         observations: Mapping[str, torch.Tensor],
         actions: torch.Tensor,
         normalizer: LinearNormalizer,
+        *,
+        first: int = 0,
     ) -> torch.Tensor:
         """Mean absolute error of the chunk.
 
@@ -43,6 +45,7 @@ class ChunkRegression(nn.Module):
             observations: (B, O, ...) by key, raw.
             actions: (B, T, A) as the network sees them.
             normalizer: of the observations.
+            first: the first action that is learned, as of `Objective`; so are all after it.
         """
-        predicted = self.head(self.encoder(observations, normalizer).flatten(1))
-        return l1_loss(predicted.view_as(actions), actions)
+        predicted = self.head(self.encoder(observations, normalizer).flatten(1)).view_as(actions)
+        return l1_loss(predicted[:, first:], actions[:, first:])

@@ -38,3 +38,17 @@ def test_regression_trains_the_encoder_that_it_was_given(kind):
         optimizer.step()
     assert loss.item() < 0.3 * first
     assert any(not torch.equal(a, b) for a, b in zip(before, encoder.parameters(), strict=True))
+
+
+def test_actions_before_the_first_are_not_learned():
+    torch.manual_seed(0)
+    encoder = build_encoder({STATE: TensorSpec((2,))}, 2, **ENCODERS["state"][3])
+    regression = ChunkRegression(encoder, horizon=4, action_dim=2)
+    normalizer, seen = LinearNormalizer({STATE: 2}), {STATE: torch.randn(5, 2, 2)}
+    actions = torch.randn(5, 4, 2)
+    late = regression.loss(seen, actions, normalizer, first=1).item()
+    actions[:, 0] += 1
+    assert regression.loss(seen, actions, normalizer, first=1).item() == late
+    assert regression.loss(seen, actions, normalizer).item() != late
+    actions[:, 1] += 1
+    assert regression.loss(seen, actions, normalizer, first=1).item() != late
