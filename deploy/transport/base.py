@@ -70,6 +70,10 @@ class Publisher(Protocol):
         """
         ...
 
+    def send(self, data: bytes, stamp_ns: int) -> None:
+        """Send a message that is encoded already; as `publish` otherwise."""
+        ...
+
 
 class Transport(Protocol):
     """Topics in and out."""
@@ -80,6 +84,10 @@ class Transport(Protocol):
 
     def publisher(self, topic: str, type: str, qos: QoS = SENSOR) -> Publisher:
         """What sends on `topic`."""
+        ...
+
+    def faults(self) -> list[str]:
+        """Why messages may be missing, in words; empty where nothing is known to be wrong."""
         ...
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from fastloop.deploy.clock import Clock, VirtualClock
@@ -47,7 +48,7 @@ class Bus:
         for late_s, copy in self.fault(sample) if self.fault else [(0.0, sample)]:
             if late_s > 0:
                 assert isinstance(self.clock, VirtualClock), "only virtual time delivers late"
-                self.clock.at(self.clock.now() + late_s, lambda copy=copy: self._deliver(key, copy))
+                self.clock.at(self.clock.now() + late_s, partial(self._deliver, key, copy))
             else:
                 self._deliver(key, copy)
 

@@ -26,6 +26,7 @@ __all__ = ["ZenohConfig", "ZenohPublisher", "ZenohTransport"]
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _CLOSE_S = 1.0  # for a thread that is in a callback
+_TOKENS = 4096  # that may wait
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class ZenohTransport:
         config: where it is and whom it meets.
         clock: stamps what arrives.
 
+    Attributes:
+        graph: who else is there.
+        shared: samples that came through shared memory.
+
     Raises:
         OSError: when it cannot listen where it should.
         MissingExtraError: without the packages of the extra ``ros``.
@@ -123,22 +128,24 @@ class ZenohTransport:
         self._numbers = itertools.count(1)
         self._endpoints: list[Endpoint] = []
         self._held: list[Any] = []  # what is undeclared when it is forgotten
-        self._subscribers: list[tuple[Any, threading.Thread]] = []
+        self._listeners: list[tuple[Any, threading.Thread]] = []
+        self._raised: dict[str, str] = {}
         self._closed = threading.Event()
         self._announce(Endpoint(self.config.domain, self._id, 0, "NN", self.config.node))
-        self._held.append(
-            self._session.liveliness().declare_subscriber(
-                f"@ros2_lv/{self.config.domain}/**", self._alive, history=True
-            )
+        tokens = self._session.liveliness().declare_subscriber(
+            f"@ros2_lv/{self.config.domain}/**",
+            self._zenoh.handlers.FifoChannel(_TOKENS),
+            history=True,
         )
-        # A thread that waits in zenoh while Python ends would bring the process down.
+        self._listen(tokens, self._alive, "tokens")
+        # A thread that waits in zenoh when Python ends brings the process down.
         atexit.register(self.close)
 
     def subscribe(self, topic: str, type: str, callback: Callback, qos: QoS = SENSOR) -> None:
         """Call `callback` with the samples of `topic`, in a thread of the topic's own.
 
         While a callback runs the newest `qos.depth` samples wait for it; older ones are dropped.
-        What a callback raises ends in `faults`.
+        What a callback raises is kept for `faults`, and the next sample is taken.
         """
         endpoint, key = self._endpoint("MS", topic, type, qos)
         ring = self._zenoh.handlers.RingChannel(qos.depth)
@@ -147,11 +154,7 @@ class ZenohTransport:
             found = self._ext.declare_advanced_subscriber(self._session, key, ring, history=history)
         else:
             found = self._session.declare_subscriber(key, ring)
-        thread = threading.Thread(
-            target=self._receive, args=(found, endpoint, callback), name=topic, daemon=True
-        )
-        thread.start()
-        self._subscribers.append((found, thread))
+        self._listen(found, lambda sample: self._received(sample, endpoint, callback), topic)
         self._announce(endpoint)
 
     def publisher(self, topic: str, type: str, qos: QoS = SENSOR) -> ZenohPublisher:
@@ -184,8 +187,10 @@ class ZenohTransport:
         return len(info.peers_zid()) + len(info.routers_zid())
 
     def faults(self) -> list[str]:
-        """Why messages may be missing: who else uses our topics with other types."""
-        return [fault for ours in list(self._endpoints) for fault in self.graph.faults(ours)]
+        """Why messages may be missing: others use our topics with other types, or a callback failed
+        (the last time of each topic)."""
+        mismatches = (self.graph.faults(ours) for ours in list(self._endpoints))
+        return [*itertools.chain.from_iterable(mismatches), *list(self._raised.values())]
 
     def close(self) -> None:
         """Leave, and free shared memory; nothing is called back afterwards. May be called twice."""
@@ -193,9 +198,9 @@ class ZenohTransport:
             return
         self._closed.set()
         atexit.unregister(self.close)
-        for found, _ in self._subscribers:
+        for found, _ in self._listeners:
             found.undeclare()
-        for _, thread in self._subscribers:
+        for _, thread in self._listeners:
             if thread is not threading.current_thread():
                 thread.join(_CLOSE_S)
         self._held.clear()
@@ -216,23 +221,34 @@ class ZenohTransport:
         if endpoint.topic:
             self._endpoints.append(endpoint)
 
-    def _alive(self, sample: Any) -> None:
-        known: Callable[[str], None] = self.graph.appeared
-        if sample.kind == self._zenoh.SampleKind.DELETE:
-            known = self.graph.vanished
-        known(str(sample.key_expr))
+    def _listen(self, subscriber: Any, callback: Callable[[Any], None], name: str) -> None:
+        """In a thread of our own: the one that zenoh would make keeps Python from ending."""
 
-    def _receive(self, subscriber: Any, endpoint: Endpoint, callback: Callback) -> None:
-        for sample in subscriber:
-            if self._closed.is_set():
-                return
-            received_ns = self.clock.wall_ns()
-            if self.config.shared_memory and sample.payload.as_shm() is not None:
-                self.shared += 1
-            data = sample.payload.to_bytes()
-            attachment = read_attachment(sample.attachment.to_bytes() if sample.attachment else b"")
-            stamp_ns = attachment[1] if attachment else None
-            callback(Sample(endpoint.topic, endpoint.type, data, stamp_ns, received_ns))
+        def listen() -> None:
+            for sample in subscriber:
+                if self._closed.is_set():
+                    return
+                try:
+                    callback(sample)
+                except Exception as error:  # of whoever subscribes; others still want theirs
+                    self._raised[name] = f"{name}: {error!r} was raised by who is called back"
+
+        thread = threading.Thread(target=listen, name=name, daemon=True)
+        self._listeners.append((subscriber, thread))
+        thread.start()
+
+    def _alive(self, token: Any) -> None:
+        gone = token.kind == self._zenoh.SampleKind.DELETE
+        (self.graph.vanished if gone else self.graph.appeared)(str(token.key_expr))
+
+    def _received(self, sample: Any, endpoint: Endpoint, callback: Callback) -> None:
+        received_ns = self.clock.wall_ns()
+        if self.config.shared_memory and sample.payload.as_shm() is not None:
+            self.shared += 1
+        data = sample.payload.to_bytes()
+        attachment = read_attachment(sample.attachment.to_bytes() if sample.attachment else b"")
+        stamp_ns = attachment[1] if attachment else None
+        callback(Sample(endpoint.topic, endpoint.type, data, stamp_ns, received_ns))
 
 
 class ZenohPublisher:
