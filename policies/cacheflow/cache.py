@@ -18,13 +18,14 @@ from fastloop.policies.checkpoints.checkpoint import file_digest
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.checkpoints.files import read_json, read_safetensors
 
-__all__ = ["build_table", "k_centers", "load_table", "save_table"]
+__all__ = ["build_table", "k_centers", "load_table", "representatives", "save_table"]
 
 TABLE, DESCRIPTION = "table.safetensors", "table.json"
 FORMAT, VERSION = "fastloop.flow_table", 1
 ROWS = 4096  # futures that go through the flow at a time
 CONTEXTS = 2048  # situations over which the reference density is averaged
 PROBE = 1e-2  # of a whitened coordinate, a step along it
+CENTERS = 0.25  # share of a budget that covers everything; the rest is spread as futures are
 
 
 @torch.inference_mode()
@@ -37,15 +38,15 @@ def build_table(
 ) -> FlowTable:
     """Cache the futures of training samples, at most ``model.config.budget`` of them.
 
-    The reference density of a future is the mean of q(z | c) over training situations, divided by
-    the number of futures that it stands for where the budget leaves others out; so that the
-    self-normalized weights stay those of all futures.
+    Where the budget leaves futures out, `representatives` stay. The reference density of a future
+    is the mean of q(z | c) over training situations, divided by the number of futures that it
+    stands for; so that the self-normalized weights stay those of all futures.
 
     Args:
         model: trained, on any device.
         samples: to cache.
         feasible: (n,) bool, futures that may be drawn; all by default.
-        seed: of the situations that are averaged over.
+        seed: of the situations that are averaged over, and of the futures that stay.
 
     Returns:
         a table on the model's device, float32.
@@ -56,7 +57,7 @@ def build_table(
     futures = samples.future.to(device)
     z, log_det = (torch.cat(p) for p in zip(*map(model.base, futures.split(ROWS)), strict=True))
     moved = model.factorization.project(futures) * model.factorization.scale
-    chosen, counts = k_centers(moved, model.config.budget)
+    chosen, counts = representatives(moved, model.config.budget, seed=seed)
     z, log_det = z[chosen], log_det[chosen]
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     known = samples.some(order[:CONTEXTS]).rows(slice(None))
@@ -69,33 +70,54 @@ def build_table(
     return FlowTable.of(z, log_det, reference, table.futures, table.feasible, table.metric)
 
 
-def k_centers(points: torch.Tensor, budget: int) -> tuple[torch.Tensor, torch.Tensor]:
+def representatives(
+    points: torch.Tensor, budget: int, *, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points that stand for all: a quarter of them `k_centers`, so that nothing rare is far from
+    all of them, the others drawn at random, so that they lie close where points usually are.
+
+    Centers alone are spread evenly, and leave most of a budget to what hardly ever happens.
+
+    Args:
+        points: (n, d).
+        budget: of representatives; all points where there are not more.
+        seed: of the draw.
+
+    Returns:
+        (K,) int64 representatives, and (K,) int64 how many points are nearest to each, at least 1.
+    """
+    if len(points) <= budget:
+        everyone = torch.arange(len(points), device=points.device)
+        return everyone, torch.ones_like(everyone)
+    centers = k_centers(points, max(1, int(CENTERS * budget)))
+    others = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+    others = others.to(centers.device)
+    others = others[~torch.isin(others, centers)][: budget - len(centers)]
+    chosen = torch.cat([centers, others])
+    nearest = [torch.cdist(some, points[chosen]).argmin(1) for some in points.split(ROWS)]
+    # Of points that repeat, those beyond the first own nothing, and stand for themselves.
+    return chosen, torch.bincount(torch.cat(nearest), minlength=budget).clamp(min=1)
+
+
+def k_centers(points: torch.Tensor, count: int) -> torch.Tensor:
     """The greedy solution of k-center: each time the point that is farthest from those taken
     (Gonzalez 1985), which leaves no point farther from them than twice the least that is possible.
 
     Args:
         points: (n, d).
-        budget: of centers; all points where there are not more.
+        count: of centers, at most n.
 
     Returns:
-        (K,) int64 centers, and (K,) int64 how many points are nearest to each.
+        (count,) int64, which of the points; a point repeats only where points do.
     """
-    if len(points) <= budget:
-        everyone = torch.arange(len(points), device=points.device)
-        return everyone, torch.ones_like(everyone)
     distances = torch.full_like(points[:, 0], torch.inf)
-    owners = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    centers = []
     newest = (points - points.mean(0)).square().sum(-1).argmin()
-    for n in range(budget):
+    centers = []
+    for _ in range(count):
         centers.append(newest)
-        apart = (points - points[newest]).square().sum(-1)
-        owners.masked_fill_(apart < distances, n)
-        distances = distances.minimum(apart)
+        distances = distances.minimum((points - points[newest]).square().sum(-1))
         newest = distances.argmax()
-    # Of points that repeat, those beyond the first own nothing, and stand for themselves.
-    counts = torch.bincount(owners, minlength=budget).clamp(min=1)
-    return torch.stack(centers), counts
+    return torch.stack(centers)
 
 
 def _mean_density(table: FlowTable, mixtures: Mixture) -> torch.Tensor:

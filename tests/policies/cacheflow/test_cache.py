@@ -4,17 +4,21 @@ import pytest
 import torch
 
 from fastloop.accel.flow_table import queries
-from fastloop.policies.cacheflow.cache import build_table, k_centers, load_table, save_table
+from fastloop.policies.cacheflow.cache import (
+    build_table,
+    k_centers,
+    load_table,
+    representatives,
+    save_table,
+)
 from fastloop.policies.checkpoints.errors import CheckpointError
 
 
-def test_centers_cover_and_stand_for_everybody():
+def test_centers_cover():
     points = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
-    centers, counts = k_centers(points, 20)
+    centers = k_centers(points, 20)
     assert len(centers.unique()) == 20
-    assert counts.sum() == 300
     distances = torch.cdist(points, points[centers])
-    assert torch.equal(counts, torch.bincount(distances.argmin(1), minlength=20))
     # Greedy: nobody is farther from the centers than the last one was from those before.
     last = torch.cdist(points[centers[-1:]], points[centers[:-1]]).min()
     assert distances.amin(1).max() <= last
@@ -23,13 +27,33 @@ def test_centers_cover_and_stand_for_everybody():
     assert distances.amin(1).max() < torch.cdist(points, points[lots]).amin(1).max()
 
 
+def test_representatives_stand_for_everybody_and_are_dense_where_points_are():
+    random = torch.Generator().manual_seed(0)
+    usual = torch.randn(1900, 2, generator=random)
+    rare = torch.tensor([30.0, 0.0]) + 5 * torch.rand(100, 2, generator=random)
+    points = torch.cat([usual, rare])
+    chosen, counts = representatives(points, 100)
+    assert len(chosen.unique()) == 100
+    assert counts.sum() == 2000
+    distances = torch.cdist(points, points[chosen])
+    assert torch.equal(counts, torch.bincount(distances.argmin(1), minlength=100))
+    assert (
+        distances.amin(1).max() <= torch.cdist(points, points[k_centers(points, 25)]).amin(1).max()
+    )
+    # Centers alone would be shared out by how much room there is, not by how often it is used.
+    alone = (k_centers(points, 100) < 1900).float().mean()
+    assert (chosen < 1900).float().mean() > alone + 0.1
+    assert not torch.equal(representatives(points, 100, seed=1)[0], chosen)
+
+
 def test_a_budget_for_everybody_and_points_that_repeat():
-    centers, counts = k_centers(torch.randn(5, 2), 5)
-    assert centers.tolist() == list(range(5))
+    chosen, counts = representatives(torch.randn(5, 2), 5)
+    assert chosen.tolist() == list(range(5))
     assert counts.tolist() == [1] * 5
-    centers, counts = k_centers(torch.zeros(5, 2), 3)
-    assert len(centers) == 3
+    chosen, counts = representatives(torch.zeros(5, 2), 3)
+    assert len(chosen) == 3
     assert (counts >= 1).all()
+    assert len(representatives(torch.randn(5, 2), 1)[0]) == 1
 
 
 def test_the_table_holds_futures_as_they_are(small, samples):
