@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class LoopConfig:
         budget_s: what a plan may take; 0 for `deadline_s`. A plan that takes longer than the
             deadline arrives in a later tick, its first actions consumed.
         hang_s: an inference that takes longer is given up.
-        restarts: inferences given up before none is begun any more.
+        restarts: inferences given up; the next one that hangs is waited for.
     """
 
     period_s: float = 0.1
@@ -113,7 +114,7 @@ class Loop:
         self.last_outcome: Outcome | None = None
         self._forget()
         self._installed: int | None = None  # slot in which the plan in execution was
-        self._abandoned = 0
+        self.given_up = 0
         self._state: State | None = None
 
     def _forget(self) -> None:
@@ -173,6 +174,10 @@ class Loop:
         why = ""
         if (outcome := self.worker.wait(self.clock.now())) is not None:
             why = self._take(outcome, slot, t)
+        busy = self.worker.busy_for()
+        if busy is not None and busy > self.config.hang_s and self.given_up < self.config.restarts:
+            self._give_up(busy)
+            busy = None
         looked = self.inputs.look()
         seen = isinstance(looked, Snapshot)
         if isinstance(looked, Snapshot):
@@ -181,12 +186,6 @@ class Loop:
             missed = 0 if self._tick is None else slot - self._tick
             self._events += [Observed(self._snapshot)] * max(1, min(missed, 64))
             self._tick = slot
-        busy = self.worker.busy_for()
-        if busy is not None and busy > self.config.hang_s:
-            self._give_up(busy)
-            busy = None if self._abandoned <= self.config.restarts else busy
-        if self._abandoned > self.config.restarts:
-            return f"inference hung {self._abandoned} times: given up"
         if not seen:
             self.counts["unfit inputs"] += 1
             return str(looked)
@@ -208,7 +207,9 @@ class Loop:
         """By consumed ticks: the next plan has to begin so early that it comes when it is due."""
         if self._installed is None:
             return True
-        ahead = int(self.anytime.expected(self.anytime.current) / self.config.period_s)
+        expected = self.anytime.expected(self.anytime.current)
+        at_once = expected <= self.config.deadline_s - self.config.epsilon_s
+        ahead = 0 if at_once else math.ceil(expected / self.config.period_s)
         return slot - self._installed + ahead >= self.config.plan_every
 
     def _submit(self, slot: int, t: float) -> None:
@@ -249,6 +250,8 @@ class Loop:
             )
         except ValueError as error:
             refused = str(error)
+        except Exception as error:  # of no known shape at all
+            refused = f"{type(error).__name__}: {error}"
         self.stages.record("post", self.clock.now() - began)
         if refused:
             self.counts["refused by the gate"] += 1
@@ -283,11 +286,10 @@ class Loop:
 
     def _give_up(self, busy_s: float) -> None:
         self.counts["hung"] += 1
-        self._abandoned += 1
+        self.given_up += 1
         self.last_error = f"inference gave no answer for {busy_s:.2f} s"
         self._forget()
-        if self._abandoned <= self.config.restarts:
-            self.worker.abandon()
+        self.worker.abandon()
 
     def _known(self) -> State:
         if self._state is None:

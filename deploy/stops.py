@@ -34,32 +34,29 @@ class StopProfile:
     @property
     def distance(self) -> float:
         """Metres until standstill."""
-        return float(self.sample(np.array([self.duration]))[0, 0])
+        return self._phases()[-1][1]
 
     def sample(self, times: Floats) -> Floats:
         """(N, 3) distance (m), speed (m/s) and acceleration (m/s^2) at `times` (N,) s after the
         beginning; after the end it stands."""
-        result = np.zeros((len(times), 3))
-        s, v, a, begin = 0.0, self.speed, self.acceleration, 0.0
-        for jerk, duration in zip(self.jerks, self.durations, strict=True):
-            t = np.clip(times - begin, 0.0, duration)
-            inside = times >= begin
-            motion = (
-                s + v * t + a * t**2 / 2 + jerk * t**3 / 6,
-                v + a * t + jerk * t**2 / 2,
-                a + jerk * t,
-            )
-            result[inside] = np.stack(motion, -1)[inside]
-            s, v, a = (
-                s + v * duration + a * duration**2 / 2 + jerk * duration**3 / 6,
-                v + a * duration + jerk * duration**2 / 2,
-                a + jerk * duration,
-            )
-            begin += duration
-        stands = times >= begin - 1e-9
-        result[stands] = (s, 0.0, 0.0)
-        result[:, 1] = np.maximum(result[:, 1], 0.0)
-        return result
+        phases = np.array(self._phases())
+        phase = phases[np.searchsorted(phases[:, 0], times + 1e-9, side="right") - 1]
+        begin, s, v, a, jerk = phase.T
+        t = np.maximum(times - begin, 0.0)
+        distance = s + t * (v + t * (a / 2 + t * jerk / 6))
+        speed = np.maximum(v + t * (a + t * jerk / 2), 0.0)
+        return np.column_stack([distance, speed, a + jerk * t])
+
+    def _phases(self) -> list[tuple[float, float, float, float, float]]:
+        """Time, distance, speed, acceleration and jerk at the beginning of each phase, and of the
+        standstill behind them."""
+        t, s, v, a = 0.0, 0.0, self.speed, self.acceleration
+        phases = []
+        for jerk, d in zip(self.jerks, self.durations, strict=True):
+            phases.append((t, s, v, a, jerk))
+            t, s = t + d, s + d * (v + d * (a / 2 + d * jerk / 6))
+            v, a = v + d * (a + d * jerk / 2), a + jerk * d
+        return [*phases, (t, s, 0.0, 0.0, 0.0)]
 
 
 def stop_profile(

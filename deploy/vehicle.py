@@ -32,7 +32,12 @@ class Vehicle:
 
     def motion(self, actions: Floats, *, state: State, time: float, period_s: float) -> Motion:
         """The first action's waypoints, and the place they were seen from, as points."""
-        if actions.ndim != 2 or actions.shape[1] < 5 or actions.shape[1] % 2 == 0:
+        if (
+            actions.ndim != 2
+            or not len(actions)
+            or actions.shape[1] < 5
+            or actions.shape[1] % 2 == 0
+        ):
             raise ValueError(
                 f"a plan is an age and two or more waypoints (x, y); got {actions.shape}"
             )
