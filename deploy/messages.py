@@ -7,6 +7,7 @@ in there, so its text is here, in both of its versions. A type is named as in RO
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from fastloop.extras import require
@@ -34,6 +35,8 @@ AUTOWARE_VERSIONS = {
 }
 """Texts of ``autoware_planning_msgs/msg/Trajectory``: since December 2023, and before. The codec of
 the fixed one is half a minute in the making."""
+
+_STAMPED = ("std_msgs/msg/Header", "builtin_interfaces/msg/Time")
 
 
 class BadMessage(ValueError):  # noqa: N818 - it is the message that is bad, nothing has failed
@@ -66,6 +69,7 @@ class Messages:
         for name, text in texts.items():
             self._store.register(typesys.get_types_from_msg(text, name))
         self._hashes: dict[str, str] = {}
+        self._begins_with_stamp: dict[str, bool] = {}
 
     def type(self, name: str) -> Any:
         """The class of a type's messages: a dataclass with the fields of the ROS definition.
@@ -128,6 +132,29 @@ class Messages:
         if size > len(data):  # text that is cut off reads as a shorter one
             raise BadMessage(f"a {name} of {size} bytes is cut off after {len(data)}")
         return message
+
+    def stamp(self, name: str, data: bytes) -> int | None:
+        """When what an encoded message tells of was so, in nanoseconds since 1970: its header's
+        stamp. None where it has none, or an empty one."""
+        if not self._stamped(name) or len(data) < 12:
+            return None
+        seconds, nanoseconds = struct.unpack_from("<iI" if data[1] else ">iI", data, 4)
+        return seconds * 1_000_000_000 + nanoseconds or None
+
+    def restamped(self, name: str, data: bytes, stamp_ns: int) -> bytes:
+        """An encoded message with another stamp in its header; itself where it has none."""
+        if not self._stamped(name) or len(data) < 12:
+            return data
+        stamp = struct.pack("<iI" if data[1] else ">iI", *divmod(stamp_ns, 1_000_000_000))
+        return data[:4] + stamp + data[12:]
+
+    def _stamped(self, name: str) -> bool:
+        """Whether a type begins with a stamp, as all with a header do, and the clock."""
+        if name not in self._begins_with_stamp:
+            fields = self._store.fielddefs.get(name, ([], []))[1]
+            first = fields[0][1][1] if fields else ""
+            self._begins_with_stamp[name] = first in _STAMPED
+        return self._begins_with_stamp[name]
 
     def time(self, stamp_ns: int) -> Any:
         """``builtin_interfaces/msg/Time`` of nanoseconds since 1970."""

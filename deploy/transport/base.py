@@ -17,7 +17,8 @@ class Sample:
         topic: for instance ``/camera/front/image``.
         type: ROS 2 name, for instance ``sensor_msgs/msg/Image``.
         data: the CDR bytes, header of 4 bytes included.
-        stamp_ns: nanoseconds since 1970 that the sender gave; None where it gave none.
+        stamp_ns: nanoseconds since 1970 in its header; where it has none, when it was sent; None
+            where the sender said neither.
         received_ns: nanoseconds since 1970 at arrival, by the receiver's clock.
     """
 

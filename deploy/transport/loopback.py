@@ -134,4 +134,8 @@ class LoopbackPublisher:
         if self._transport.closed:
             raise OSError(f"{self._topic} cannot be sent: the transport is closed")
         now = self._transport.bus.clock.wall_ns()
-        self._transport.bus.send(self._key, Sample(self._topic, self._type, data, stamp_ns, now))
+        stamp = self._transport.messages.stamp(self._type, data)
+        self._transport.bus.send(
+            self._key,
+            Sample(self._topic, self._type, data, stamp_ns if stamp is None else stamp, now),
+        )

@@ -246,8 +246,10 @@ class ZenohTransport:
         if self.config.shared_memory and sample.payload.as_shm() is not None:
             self.shared += 1
         data = sample.payload.to_bytes()
-        attachment = read_attachment(sample.attachment.to_bytes() if sample.attachment else b"")
-        stamp_ns = attachment[1] if attachment else None
+        stamp_ns = self.messages.stamp(endpoint.type, data)
+        if stamp_ns is None and sample.attachment:
+            attachment = read_attachment(sample.attachment.to_bytes())
+            stamp_ns = attachment[1] if attachment else None
         callback(Sample(endpoint.topic, endpoint.type, data, stamp_ns, received_ns))
 
 

@@ -116,3 +116,30 @@ def test_a_field_of_the_wrong_kind_is_named():
     message.child_frame_id = None
     with pytest.raises(BadMessage, match="cannot encode a nav_msgs/msg/Odometry"):
         MESSAGES.encode(message)
+
+
+def test_the_stamp_of_what_is_encoded():
+    name = "nav_msgs/msg/Odometry"
+    data = MESSAGES.encode(odometry())
+    assert MESSAGES.stamp(name, data) == 1_700_000_000_123_456_789
+    moved = MESSAGES.restamped(name, data, 5_000_000_001)
+    assert MESSAGES.stamp(name, moved) == 5_000_000_001
+    assert MESSAGES.restamped(name, moved, 1_700_000_000_123_456_789) == data
+    clock = MESSAGES.encode(MESSAGES.type("rosgraph_msgs/msg/Clock")(MESSAGES.time(7)))
+    assert MESSAGES.stamp("rosgraph_msgs/msg/Clock", clock) == 7
+
+
+def test_big_endian_stamps_too():
+    name = "nav_msgs/msg/Odometry"
+    data = bytes(MESSAGES._store.serialize_cdr(odometry(), name, little_endian=False))
+    assert MESSAGES.stamp(name, data) == 1_700_000_000_123_456_789
+    assert MESSAGES.stamp(name, MESSAGES.restamped(name, data, 8)) == 8
+
+
+def test_what_has_no_stamp_keeps_having_none():
+    text = MESSAGES.encode(MESSAGES.type("std_msgs/msg/String")("longer than a stamp"))
+    assert MESSAGES.stamp("std_msgs/msg/String", text) is None
+    assert MESSAGES.restamped("std_msgs/msg/String", text, 5) is text
+    assert MESSAGES.stamp("nobody/msg/Knows", bytes(20)) is None
+    assert MESSAGES.stamp("nav_msgs/msg/Odometry", bytes(20)) is None  # never filled in
+    assert MESSAGES.stamp("nav_msgs/msg/Odometry", b"") is None
