@@ -22,8 +22,10 @@ __all__ = [
     "InfoConfig",
     "PolicyConfig",
     "RecordConfig",
+    "RemoteConfig",
     "SamplerOverrides",
     "ScoreConfig",
+    "ServeConfig",
     "SubmissionConfig",
     "TrainVerbConfig",
     "VLAConfig",
@@ -63,12 +65,30 @@ class DecodingOverrides:
 
 
 @dataclass
+class RemoteConfig:
+    """What a policy server is asked; for a checkpoint that begins with ``ws://``.
+
+    Attributes:
+        names: our observation keys to what the server calls them; another server than ours gets
+            exactly these, where some are given.
+        constants: what else goes into every request, such as ``prompt``.
+        timeout_s: for an answer.
+        api_key_file: a file that holds the server's key.
+    """
+
+    names: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    timeout_s: float = 10.0
+    api_key_file: str | None = None
+
+
+@dataclass
 class PolicyConfig:
     """Which weights decide, and how they are run.
 
     Attributes:
         checkpoint: a shipped policy's name, one of our folders, a LeRobot policy folder, or a
-            ``.ckpt`` of diffusion_policy.
+            ``.ckpt`` of diffusion_policy. Or the address of a policy server, ``ws://...``.
         n_action_steps: actions executed before planning again; null as the checkpoint says.
         sampler: what replaces the checkpoint's.
         decoding: how a vision-language model writes.
@@ -77,6 +97,7 @@ class PolicyConfig:
         samples: plans that a denoising policy draws for each environment, of which one is executed.
         selector: by what it is chosen, `past` (PTP's self-verification), `past_partial` (that, on
             as much of the past as there is), `coherence` (with the plan under way) or `medoid`.
+        remote: what a policy server is asked.
     """
 
     checkpoint: str = MISSING
@@ -87,6 +108,7 @@ class PolicyConfig:
     threads: int = 0
     samples: int = 1
     selector: str = "past"
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
 
 
 @dataclass
@@ -372,6 +394,45 @@ class ScoreConfig:
     submit: bool = False
     submission: SubmissionConfig = field(default_factory=SubmissionConfig)
     allow_partial: bool = False
+    run_dir: str | None = None
+
+
+@dataclass
+class ServeConfig:
+    """A policy for remote clients, in openpi's protocol.
+
+    Attributes:
+        accel: whatever accelerates it; a kind that is calibrated needs its saved plan here.
+        sim: what it drives, where the policy has to know that.
+        names: the policy's observation keys to what clients call them.
+        host: of the interface; by default only programs on this computer can connect.
+        port: 0 takes a free one.
+        max_clients: connections beyond are refused.
+        max_batch: clients a plan; the first of a batch waits at most `max_wait_ms` for others.
+        plan_batch: rows of every policy call, so that an answer does not depend on who asks at the
+            same time; 0 plans with exactly those that wait.
+        deadline_ms: of a request that names none; 0 waits as long as it takes.
+        max_message_mb: longest request.
+        send_timeout_s: after which a client that does not take its answer is cut off.
+        seed: root of the policy's noise.
+        api_key_file: a file that holds the key which clients must send.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    accel: AccelConfig = field(default_factory=AccelConfig)
+    sim: dict[str, Any] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_clients: int = 64
+    max_batch: int = 32
+    max_wait_ms: float = 2.0
+    plan_batch: int = 0
+    deadline_ms: float = 0.0
+    max_message_mb: float = 16.0
+    send_timeout_s: float = 5.0
+    seed: int = 0
+    api_key_file: str | None = None
     run_dir: str | None = None
 
 

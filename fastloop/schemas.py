@@ -13,6 +13,7 @@ from fastloop.config import (
     InfoConfig,
     RecordConfig,
     ScoreConfig,
+    ServeConfig,
     TrainVerbConfig,
 )
 
@@ -26,6 +27,7 @@ SCHEMAS = {
     "train": TrainVerbConfig,
     "info": InfoConfig,
     "score": ScoreConfig,
+    "serve": ServeConfig,
 }
 # Of verbs that are about several things.
 TASK_SCHEMAS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from fastloop.accel.apply import AcceleratedLoop, accelerate
 from fastloop.accel.config import AccelConfig
 from fastloop.cameras import with_cameras
 from fastloop.config import PolicyConfig, SamplerOverrides
+from fastloop.deploy.server.remote import RemotePolicy
 from fastloop.policies.base import Policy
 from fastloop.policies.best_of import BestOf, best_of
 from fastloop.policies.diffusion.policy import DiffusionPolicy
@@ -24,7 +26,7 @@ from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
 from fastloop.sims.observations import visited_observations
 
-__all__ = ["Setup", "calibration_data", "denoiser_of", "load", "set_up"]
+__all__ = ["Setup", "calibration_data", "denoiser_of", "load", "read_key", "set_up"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,11 @@ def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:
     return Setup(sim_config, world, loaded, prepare(loaded, threads=policy.threads))
 
 
-def load(policy: PolicyConfig, env: EnvSpec, sampler: SamplerOverrides) -> Policy:
-    """The configured policy, with `sampler` over the checkpoint's; raises as `load_policy`."""
+def load(policy: PolicyConfig, env: EnvSpec | None, sampler: SamplerOverrides) -> Policy:
+    """The configured policy, with `sampler` over the checkpoint's; raises as `load_policy`, and
+    RemoteError where it lives in a server that cannot be reached."""
+    if policy.checkpoint.startswith(("ws://", "wss://")):
+        return _remote(policy, env)
     device = policy.device
     if device == "best":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -119,6 +124,23 @@ def load(policy: PolicyConfig, env: EnvSpec, sampler: SamplerOverrides) -> Polic
         device=device,
     )
     return best_of(loaded, policy.samples, policy.selector)
+
+
+def _remote(policy: PolicyConfig, env: EnvSpec | None) -> Policy:
+    return RemotePolicy(
+        policy.checkpoint,
+        env=env,
+        names=policy.remote.names,
+        constants=policy.remote.constants,
+        n_action_steps=policy.n_action_steps,
+        timeout_s=policy.remote.timeout_s,
+        api_key=read_key(policy.remote.api_key_file),
+    )
+
+
+def read_key(path: str | None) -> str:
+    """The key in a file, empty where there is none."""
+    return "" if path is None else Path(path).read_text(encoding="utf-8").strip()
 
 
 def calibration_data(

@@ -16,7 +16,7 @@ __all__ = ["Client", "RemoteError"]
 MAX_MESSAGE = 64 * 2**20
 
 
-class RemoteError(RuntimeError):
+class RemoteError(ConnectionError):
     """A server could not be reached, did not answer in time, or answered with an error."""
 
 
