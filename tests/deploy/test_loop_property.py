@@ -81,7 +81,7 @@ def test_every_tick_has_a_valid_message(rig, seed):
         restarts=10**9,
     )
     last, slot = None, -1
-    for tick in range(TICKS):
+    for _ in range(TICKS):
         if chance.random() < 0.1:
             disturb(machine, chance)
         published = machine.tick()  # the rig checks the message

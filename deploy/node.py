@@ -1,0 +1,258 @@
+"""The node: topics in, a plan out every tick, health on the side; from loading to the last stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Protocol
+
+from fastloop.deploy.clock import Clock
+from fastloop.deploy.health.status import Status, details, status_of
+from fastloop.deploy.lifecycle import Lifecycle
+from fastloop.deploy.loop import Loop, Published
+from fastloop.deploy.motion import Motion
+from fastloop.deploy.schedule import Schedule
+from fastloop.deploy.transport.base import SENSOR, Sample, Transport
+from fastloop.deploy.watchdog import Watchdog
+
+__all__ = ["Listener", "Node", "NodeSender"]
+
+POLL_S = 0.02  # while it waits for weights or for the first state
+REPORT_S = 1.0
+
+
+class NodeSender(Protocol):
+    """Publishes for the node."""
+
+    def send(self, motion: Motion, stamp_ns: int) -> None:
+        """The plan: `motion`, whose first moment is `stamp_ns`; raises OSError."""
+        ...
+
+    def report(self, status: Status, stamp_ns: int) -> None:
+        """On ``/diagnostics``; raises OSError."""
+        ...
+
+
+class Listener(Protocol):
+    """Is told of all that comes and goes: a flight recorder, a log."""
+
+    def received(self, sample: Sample) -> None:
+        """In a thread of the transport's; must be quick."""
+        ...
+
+    def published(self, published: Published) -> None:
+        """In the idle part of a tick."""
+        ...
+
+    def close(self) -> None:
+        """The node has ended."""
+        ...
+
+
+class Node:
+    """A managed node round a `Loop`.
+
+    It loads in a thread while it reports, becomes active when the first state is there, and from
+    then on publishes in every tick, until it is told to stop: then one last plan, which ends at
+    rest.
+
+    Args:
+        build: loads the policy, warms it up and makes the loop; may take minutes.
+        transport: brings what the loop's inputs subscribe to.
+        sender: publishes.
+        clock: of the loop.
+        watchdog: a process that takes over when this one falls silent.
+        listeners: of what comes and goes.
+        name: of the node, in its reports.
+        quiet_gc: leave garbage to the idle part of ticks; it then belongs to the node alone.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], Loop],
+        transport: Transport,
+        sender: NodeSender,
+        clock: Clock,
+        *,
+        watchdog: Watchdog | None = None,
+        listeners: Sequence[Listener] = (),
+        name: str = "fastloop",
+        quiet_gc: bool = True,
+    ) -> None:
+        self.build = build
+        self.transport = transport
+        self.sender = sender
+        self.clock = clock
+        self.watchdog = watchdog
+        self.listeners = listeners
+        self.name = name
+        self.quiet_gc = quiet_gc
+        self.lifecycle = Lifecycle()
+        self.loop: Loop | None = None
+        self.schedule: Schedule | None = None
+        self.error = ""
+        self.trace = ""
+        self.waiting = ""
+        self.unsent = 0
+        self.last: Published | None = None
+        self._stop = 0
+        self._reported = (-1e9, (0, "", ""))
+
+    def stop(self, signum: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+        """End soon; asked a second time, at once."""
+        if self._stop:
+            os._exit(130)
+        self._stop = signum
+
+    def run(self, *, ticks: int | None = None) -> int:
+        """From unconfigured to finalized.
+
+        Args:
+            ticks: after which it ends by itself; None for never.
+
+        Returns:
+            0; 1 when the loop could not be built; 130 after Ctrl-C.
+        """
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                before[number] = signal.signal(number, self.stop)
+        try:
+            built = self._configure()
+            if built and self._activate():
+                self._spin(ticks)
+            return 1 if not built and not self._stop else 130 * (self._stop == signal.SIGINT)
+        finally:
+            self._shut_down()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _configure(self) -> bool:
+        """Load in a thread, reporting; whether there is a loop then."""
+        self.lifecycle.go("configure")
+
+        def load() -> None:
+            try:
+                self.loop = self.build()
+                if self.watchdog is not None:
+                    self.watchdog.start()
+            except BaseException as error:
+                self.error = f"{type(error).__name__}: {error}"
+                self.trace = traceback.format_exc()
+
+        thread = threading.Thread(target=load, name="loading", daemon=True)
+        thread.start()
+        while thread.is_alive() and not self._stop:
+            thread.join(POLL_S)
+            self._report()
+        if self._stop:
+            return False
+        self.lifecycle.go("fail" if self.error else "succeed")
+        self._report(force=True)
+        return not self.error
+
+    def _activate(self) -> bool:
+        """Listen, and wait for the first state; whether it came before a stop."""
+        loop = self.loop
+        assert loop is not None
+        for topic in loop.inputs.topics:
+            self.transport.subscribe(topic.name, topic.type, self._received, SENSOR)
+        self.lifecycle.go("activate")
+        while (waiting := loop.ready()) and not self._stop:
+            self.waiting = waiting
+            self._report()
+            self.clock.sleep_until(self.clock.now() + POLL_S)
+        self.waiting = ""
+        if self._stop:
+            return False
+        if self.quiet_gc:
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+        self.lifecycle.go("succeed")
+        return True
+
+    def _received(self, sample: Sample) -> None:
+        assert self.loop is not None
+        self.loop.inputs.offer(sample)
+        for listener in self.listeners:
+            listener.received(sample)
+
+    def _spin(self, ticks: int | None) -> None:
+        loop = self.loop
+        assert loop is not None
+        period = loop.config.period_s
+        self.schedule = schedule = Schedule(self.clock.now(), period)
+        count = 0
+        while not self._stop and (ticks is None or count < ticks):
+            slot = schedule.following(self.clock.now())
+            t = schedule.time(slot)
+            self.clock.sleep_until(t)
+            if self._stop:
+                break
+            self._publish(loop.tick(slot, t))
+            count += 1
+            self._idle(loop, schedule.time(slot + 1))
+        slot = schedule.following(self.clock.now())
+        why = "asked to stop" if self._stop else "done"
+        self._publish(loop.stop(slot, self.clock.now(), why))
+
+    def _publish(self, published: Published) -> None:
+        began = time.perf_counter()
+        try:
+            self.sender.send(Motion(published.times, published.actions), published.stamp_ns)
+        except Exception as error:
+            self.unsent += 1
+            self.error = f"{type(error).__name__}: {error}"
+        assert self.loop is not None
+        self.loop.stages.record("publish", time.perf_counter() - began)
+        self.last = published
+
+    def _idle(self, loop: Loop, following: float) -> None:
+        """What a tick does when its message is out."""
+        motion = loop.prepare(following)
+        if self.watchdog is not None and motion is not None and self.last is not None:
+            self.watchdog.beat(self.last.tick, motion)
+        for listener in self.listeners:
+            assert self.last is not None
+            listener.published(self.last)
+        self._report()
+        if self.quiet_gc and following - self.clock.now() > loop.config.period_s / 2:
+            gc.collect(0)
+
+    def _report(self, *, force: bool = False) -> None:
+        """Once a second, and when something has changed."""
+        status = status_of(self)
+        when, changed = self._reported
+        now = self.clock.now()
+        if force or now - when >= REPORT_S or status.key != changed:
+            self._reported = (now, status.key)
+            try:
+                status = dataclasses.replace(status, values=details(self))
+                self.sender.report(status, self.clock.wall_ns())
+            except Exception as error:
+                self.unsent += 1
+                self.error = f"{type(error).__name__}: {error}"
+
+    def _shut_down(self) -> None:
+        if self.lifecycle.state == "active":
+            self.lifecycle.go("deactivate")
+        self.lifecycle.go("shutdown")
+        self._report(force=True)
+        if self.quiet_gc:
+            gc.enable()
+            gc.unfreeze()
+        if self.watchdog is not None:
+            self.watchdog.close()
+        if self.loop is not None:
+            self.loop.worker.close()
+        self.transport.close()
+        for listener in self.listeners:
+            listener.close()
