@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Protocol
 
 from fastloop.deploy.clock import Clock
-from fastloop.deploy.health.status import Status, details, status_of
+from fastloop.deploy.health.status import Health, details, health_of
 from fastloop.deploy.lifecycle import Lifecycle
 from fastloop.deploy.loop import Loop, Published
 from fastloop.deploy.motion import Motion
@@ -35,7 +35,7 @@ class NodeSender(Protocol):
         """The plan: `motion`, whose first moment is `stamp_ns`; raises OSError."""
         ...
 
-    def report(self, status: Status, stamp_ns: int) -> None:
+    def report(self, status: Health, stamp_ns: int) -> None:
         """On ``/diagnostics``; raises OSError."""
         ...
 
@@ -103,7 +103,7 @@ class Node:
         self.unsent = 0
         self.last: Published | None = None
         self._stop = 0
-        self._reported = (-1e9, (0, "", ""))
+        self._reported: tuple[float, tuple[object, ...]] = (-1e9, ())
 
     def stop(self, signum: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         """End soon; asked a second time, at once."""
@@ -229,7 +229,7 @@ class Node:
 
     def _report(self, *, force: bool = False) -> None:
         """Once a second, and when something has changed."""
-        status = status_of(self)
+        status = health_of(self)
         when, changed = self._reported
         now = self.clock.now()
         if force or now - when >= REPORT_S or status.key != changed:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastloop.deploy.health.histogram import BOUNDS
-from fastloop.deploy.health.status import status_of
+from fastloop.deploy.health.status import health_of
 from fastloop.extras import require
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Collector:
     def collect(self) -> Iterator[Any]:
         core = require("prometheus_client.core", extra="ros")
         level = core.GaugeMetricFamily("fastloop_level", "0 ok, 1 warning, 2 error")
-        level.add_metric([], status_of(self.node).level)
+        level.add_metric([], health_of(self.node).level)
         yield level
         loop = self.node.loop
         if loop is None:

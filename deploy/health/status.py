@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastloop.deploy.node import Node
 
-__all__ = ["ERROR", "OK", "STALE", "WARN", "Status", "details", "status_of"]
+__all__ = ["ERROR", "OK", "STALE", "WARN", "Health", "details", "health_of"]
 
 OK, WARN, ERROR, STALE = range(4)
 """Levels of ``diagnostic_msgs/msg/DiagnosticStatus``."""
 
 
 @dataclass(frozen=True)
-class Status:
+class Health:
     """What the node says of itself.
 
     Attributes:
@@ -30,15 +30,15 @@ class Status:
     name: str
     message: str
     values: dict[str, str]
-    key: tuple[int, str, str]
+    key: tuple[object, ...]
 
 
-def status_of(node: Node) -> Status:
+def health_of(node: Node) -> Health:
     """Of `node` now; quick, as it is asked every tick."""
     state = node.lifecycle.state
     rung = node.last.rung if node.last is not None and state == "active" else -1
     level, message = _level(node, state, rung)
-    return Status(level, node.name, message, {}, (level, state, str(rung)))
+    return Health(level, node.name, message, {}, (level, state, str(rung)))
 
 
 def details(node: Node) -> dict[str, str]:
