@@ -12,8 +12,10 @@ __all__ = ["Body"]
 class Body(Protocol):
     """A vehicle or an arm. Everything is a pure function of its arguments."""
 
-    dim: int
-    """Elements D of a point."""
+    @property
+    def dim(self) -> int:
+        """Elements D of a point."""
+        ...
 
     def motion(self, actions: Floats, *, state: State, time: float, period_s: float) -> Motion:
         """A policy's `actions` (T, A) in the fixed frame.

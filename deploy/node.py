@@ -26,6 +26,7 @@ __all__ = ["Listener", "Node", "NodeSender"]
 
 POLL_S = 0.02  # while it waits for weights or for the first state
 REPORT_S = 1.0
+FINISHED = -1  # in the place of a signal's number
 
 
 class NodeSender(Protocol):
@@ -49,6 +50,10 @@ class Listener(Protocol):
 
     def published(self, published: Published) -> None:
         """In the idle part of a tick."""
+        ...
+
+    def faults(self) -> list[str]:
+        """What went wrong, in words."""
         ...
 
     def close(self) -> None:
@@ -105,9 +110,13 @@ class Node:
         self._stop = 0
         self._reported: tuple[float, tuple[object, ...]] = (-1e9, ())
 
+    def finish(self) -> None:
+        """End after this tick: there is nothing more to come."""
+        self._stop = self._stop or FINISHED
+
     def stop(self, signum: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         """End soon; asked a second time, at once."""
-        if self._stop:
+        if self._stop > 0:
             os._exit(130)
         self._stop = signum
 

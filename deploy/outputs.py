@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastloop.deploy.conversions.diagnostics import Level, Status, diagnostics
@@ -10,7 +10,7 @@ from fastloop.deploy.conversions.trajectory import autoware_trajectory, joint_tr
 from fastloop.deploy.health.status import ERROR, Health
 from fastloop.deploy.messages import Messages
 from fastloop.deploy.motion import Motion
-from fastloop.deploy.transport.base import QoS, Transport, plan_qos
+from fastloop.deploy.transport.base import Publisher, QoS, Sample, Transport, plan_qos
 from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport
 
 __all__ = ["PLAN_TYPES", "PlanSender", "WireSender"]
@@ -34,6 +34,7 @@ class PlanSender:
         joints: names of an arm's.
         wheelbase_m: tells the angle of the front wheels; 0 for none.
         period_s, horizon_s: of plans.
+        tap: is given a copy of everything that is sent.
 
     Raises:
         ValueError: for another type.
@@ -51,6 +52,7 @@ class PlanSender:
         wheelbase_m: float = 0.0,
         period_s: float = 0.1,
         horizon_s: float = 5.0,
+        tap: Callable[[Sample], None] | None = None,
     ) -> None:
         for topic, kind in outputs.items():
             if kind not in PLAN_TYPES:
@@ -62,10 +64,15 @@ class PlanSender:
         self.wheelbase_m = wheelbase_m
         qos = plan_qos(period_s, horizon_s)
         self._plans = [
-            (kind, transport.publisher(topic, kind, qos)) for topic, kind in outputs.items()
+            (topic, kind, transport.publisher(topic, kind, qos)) for topic, kind in outputs.items()
         ]
         kind = "diagnostic_msgs/msg/DiagnosticArray"
-        self._health = transport.publisher("/diagnostics", kind, DIAGNOSTICS)
+        self._health = (
+            "/diagnostics",
+            kind,
+            transport.publisher("/diagnostics", kind, DIAGNOSTICS),
+        )
+        self._tap = tap
 
     def send(self, motion: Motion, stamp_ns: int) -> None:
         """The plan on every topic: `motion`, whose first moment is `stamp_ns`.
@@ -73,8 +80,17 @@ class PlanSender:
         Raises:
             OSError: when it cannot be sent now.
         """
-        for kind, publisher in self._plans:
-            publisher.publish(self._message(kind, motion, stamp_ns), stamp_ns)
+        for topic, kind, publisher in self._plans:
+            message = self._message(kind, motion, stamp_ns)
+            self._send(topic, kind, publisher, message, stamp_ns)
+
+    def _send(
+        self, topic: str, kind: str, publisher: Publisher, message: Any, stamp_ns: int
+    ) -> None:
+        data = self.messages.encode(message)
+        if self._tap is not None:
+            self._tap(Sample(topic, kind, data, stamp_ns, stamp_ns))
+        publisher.send(data, stamp_ns)
 
     def _message(self, kind: str, motion: Motion, stamp_ns: int) -> Any:
         times, points = motion.times - motion.times[0], motion.points
@@ -94,7 +110,7 @@ class PlanSender:
             OSError: when it cannot be sent now.
         """
         status = Status(health.name, Level(health.level), health.message, health.values)
-        self._health.publish(diagnostics(self.messages, stamp_ns, [status]), stamp_ns)
+        self._send(*self._health, diagnostics(self.messages, stamp_ns, [status]), stamp_ns)
 
     def alarm(self, words: str, stamp_ns: int) -> None:
         """An ERROR of the watchdog's."""

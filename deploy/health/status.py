@@ -67,6 +67,10 @@ def details(node: Node) -> dict[str, str]:
         told["accelerator"] = report.name
         told["accelerator_engagement"] = f"{report.engagement:.3f}"
         told["network_evaluations"] = str(report.network_evaluations)
+    faults = [*node.transport.faults()]
+    for listener in node.listeners:
+        faults += listener.faults()
+    told["faults"] = "; ".join(faults)
     if node.watchdog is not None:
         told["watchdog"] = "alive" if node.watchdog.alive() else "gone"
     return told
