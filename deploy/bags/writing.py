@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -73,15 +74,20 @@ class BagWriter:
         Raises:
             OSError: when it cannot be written.
         """
-        with self._stream:
+        try:
             self._writer.finish()
             self._stream.flush()
             os.fsync(self._stream.fileno())
-        self._partial.replace(self.path)
+            self._stream.close()
+            self._partial.replace(self.path)
+        except BaseException:
+            self.discard()
+            raise
 
     def discard(self) -> None:
         """Leave nothing."""
-        self._stream.close()
+        with suppress(OSError):  # what is still to be written needs no disk
+            self._stream.close()
         self._partial.unlink(missing_ok=True)
 
     def __enter__(self) -> BagWriter:
