@@ -12,6 +12,7 @@ from scipy.stats import multivariate_normal
 from fastloop import cli
 from fastloop.bench.forecast import run
 from fastloop.bench.forecast.events import EVENTS
+from fastloop.bench.forecast.flow import CachedFlow, differences
 from fastloop.bench.forecast.forecasters import ConstantVelocity, Forecaster, GaussianVelocity
 from fastloop.bench.forecast.measure import Scores, event_intervals, intervals, score
 from fastloop.bench.forecast.timing import time_in_turns
@@ -19,6 +20,9 @@ from fastloop.bench.forecast.training import data_digest
 from fastloop.datasets.eth_ucy import SCENES, trajectories
 from fastloop.datasets.scores.sampled import alike
 from fastloop.datasets.trajectories import Trajectories
+from fastloop.policies.cacheflow.forecast import CacheFlow
+from fastloop.policies.cacheflow.model import CacheFlowConfig, CacheFlowModel
+from fastloop.policies.cacheflow.samples import Samples
 from fastloop.policies.rng import Rng
 
 TINY = "diffusion.arch={n_layer: 1, n_head: 1, n_emb: 8}"
@@ -190,6 +194,51 @@ def test_the_best_counts_and_events_are_shares(data):
         first, other = event(past, future), event(past, future + 1)
         np.testing.assert_allclose(found.said[name], (first.float() + 3 * other.float()) / 4)
         assert found.happened[name].tolist() == first.tolist()
+
+
+class Judge(ConstantVelocity):
+    """Likes what ends far ahead."""
+
+    def log_prob(self, past, future):
+        return future[:, -1, 0]
+
+
+def test_a_density_chooses_one_of_the_first_samples(data):
+    test = data.test[slice(0, 9)]
+    forecaster, groups = GaussianVelocity(data.train), [np.array([row]) for row in range(9)]
+    how = {"drawn": 12, "batch": 4, "seed": 0, "advance": lambda done: None, "judge": Judge(12)}
+    found = score(forecaster, test, groups, samples=10, **how).columns
+    rng = Rng.for_envs(0, range(9), [0] * 9)
+    futures = forecaster.forecast(torch.from_numpy(test.past), 12, rng)[:, :8].numpy()
+    away = np.linalg.norm(futures - test.future[:, None], axis=-1)
+    likeliest = futures[:, :, -1, 0].argmax(1)
+    for name, distance in (("chosen_ade", away.mean(-1)), ("chosen_fde", away[..., -1])):
+        expected = distance[np.arange(9), likeliest] - distance.mean(1)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+    assert "chosen_ade" not in score(forecaster, test, groups, samples=7, **how).columns
+    assert "chosen_ade" not in score(Judge(12), test, groups, samples=10, **how).columns
+
+
+@pytest.mark.parametrize("straight", [True, False])
+def test_a_flow_learns_how_futures_differ_from_what_is_expected(data, straight):
+    past, future = torch.from_numpy(data.train.past), torch.from_numpy(data.train.future)
+    learned = differences(Samples(past, future), straight)
+    torch.manual_seed(0)
+    model = CacheFlowModel.new(CacheFlowConfig(dims=3, components=2, width=8), learned)
+    flow = CachedFlow(CacheFlow.build(model, learned), straight)
+    ahead = ConstantVelocity(12).forecast(past, 1, None)[:, 0] if straight else past[:, -1:]
+    known = (future - ahead).flatten(1)
+    drawn = flow.forecast(past[:4], 5, Rng.for_envs(0, range(4), [0] * 4)) - ahead[:4, None]
+    assert torch.cdist(drawn.flatten(0, 1).flatten(1), known).amin(1).max() < 1e-2
+    torch.testing.assert_close(
+        flow.log_prob(past[:4], future[:4]), flow.flow.log_prob(past[:4], (future - ahead)[:4])
+    )
+    # An event is looked for in the futures of whom it is about.
+    far = flow.event_probabilities(past[:4], None, lambda past, all: all[..., -1, 0] > 1e3)
+    assert far.tolist() == [0] * 4
+    end = (ahead[:4, -1, 0] + (future - ahead)[:, -1, 0].min() - 1e-3)[:, None]
+    here = flow.event_probabilities(past[:4], None, lambda past, all: all[..., -1, 0] > end)
+    torch.testing.assert_close(here, torch.ones(4))
 
 
 def test_events_by_hand():

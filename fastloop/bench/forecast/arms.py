@@ -9,7 +9,12 @@ from rich.console import Console
 
 from fastloop.bench.forecast.config import ForecastBenchConfig
 from fastloop.bench.forecast.diffusion import DiffusionForecaster, diffusion_trainer
-from fastloop.bench.forecast.flow import CachedFlow, UncachedFlow, flow_trainer
+from fastloop.bench.forecast.flow import (
+    CachedFlow,
+    UncachedFlow,
+    differences,
+    flow_trainer,
+)
 from fastloop.bench.forecast.forecasters import ConstantVelocity, Forecaster, GaussianVelocity
 from fastloop.bench.forecast.training import data_digest, train
 from fastloop.datasets.trajectories import TrajectoryData
@@ -37,6 +42,7 @@ def make_arms(
     """
     samples = Samples(torch.from_numpy(data.train.past), torch.from_numpy(data.train.future))
     learned = samples, config.device, data_digest(data.train)
+    straight = config.cacheflow.straight
     # Built before any of them is trained: what is wrong with one is told at once.
     trainers = {}
     if "diffusion" in config.arms:
@@ -56,6 +62,6 @@ def make_arms(
             made[name] = DiffusionForecaster(averaged, config.diffusion)
         else:
             with console.status("caching futures"):
-                flow = CacheFlow.build(averaged, samples)
-            made |= {name: forecaster(flow) for name, forecaster in FLOWS.items()}
+                flow = CacheFlow.build(averaged, differences(samples, straight))
+            made |= {name: forecaster(flow, straight) for name, forecaster in FLOWS.items()}
     return {name: made[name] for name in config.arms}

@@ -32,10 +32,13 @@ class CacheFlowForecasterConfig:
 
     Attributes:
         model: fields of `fastloop.policies.cacheflow.model.CacheFlowConfig`, by name.
+        straight: futures are learned as differences from going straight on, as those of walkers
+            should; false for bodies, whose joints sway: from staying.
         train: how.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
+    straight: bool = True
     train: TrainConfig = field(default_factory=TrainConfig)
 
 

@@ -11,7 +11,7 @@ from fastloop.bench.forecast.events import Event
 from fastloop.datasets.trajectories import Trajectories
 from fastloop.policies.rng import Rng
 
-__all__ = ["ConstantVelocity", "Forecaster", "GaussianVelocity"]
+__all__ = ["ConstantVelocity", "Forecaster", "GaussianVelocity", "straight_on"]
 
 
 class Forecaster(ABC):

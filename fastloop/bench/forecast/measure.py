@@ -23,12 +23,14 @@ from fastloop.datasets.trajectories import Trajectories
 from fastloop.policies.rng import Rng
 from fastloop.sims.stats import Interval
 
-__all__ = ["UNITS", "Scores", "event_intervals", "intervals", "score"]
+__all__ = ["CHOICE", "UNITS", "Scores", "event_intervals", "intervals", "score"]
 
 UNITS = {
     "min_ade": "m", "min_fde": "m", "sample_ade": "m", "sample_fde": "m", "apd": "m",
-    "mm_ade": "m", "mm_fde": "m", "kde_nll": "nats", "nll": "nats",
+    "mm_ade": "m", "mm_fde": "m", "kde_nll": "nats", "nll": "nats", "chosen_ade": "m",
+    "chosen_fde": "m",
 }  # fmt: skip
+CHOICE = 8  # samples of which a density chooses
 RESAMPLES = 300
 
 
@@ -58,6 +60,7 @@ def score(
     batch: int,
     seed: int,
     advance: Callable[[int], None],
+    judge: Forecaster | None = None,
 ) -> Scores:
     """Forecast and score every trajectory of `test`.
 
@@ -72,6 +75,8 @@ def score(
         batch: trajectories at a time.
         seed: of the samples.
         advance: told how many are done.
+        judge: whose density chooses one of the first `CHOICE` samples; ``chosen_ade`` and
+            ``chosen_fde`` are by how much its distances are beyond those of one in the mean.
 
     Raises:
         FloatingPointError: a forecast is not finite.
@@ -99,6 +104,14 @@ def score(
         found["mm_ade"], found["mm_fde"] = multimodal_displacements(few, test.future, alike[rows])
         if in_the_plane and futures.shape[1] > 2:
             found["kde_nll"] = -kde_log_likelihood(futures.numpy(), truth)
+        if judge is not None and mean.shape[1] >= CHOICE:
+            some = futures[:, :CHOICE].flatten(0, 1)
+            likely = judge.log_prob(past.repeat_interleave(CHOICE, 0), some)
+            assert likely is not None
+            best = likely.view(-1, CHOICE).argmax(1, keepdim=True).numpy()
+            for name, away in zip(("chosen_ade", "chosen_fde"), (mean, last), strict=True):
+                of = away[:, :CHOICE]
+                found[name] = np.take_along_axis(of, best, 1)[:, 0] - of.mean(1)
         own = forecaster.log_prob(past, future)
         if own is not None:
             found["nll"] = -own.double().cpu().numpy()

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from fastloop.bench.forecast.findings import CACHED, ForecastFindings
+from fastloop.bench.forecast.measure import CHOICE
 from fastloop.bench.report import Table
 from fastloop.sims.report.console import text_table
 from fastloop.sims.report.markup import element, table
@@ -55,6 +56,12 @@ def tables(arms: Sequence[ForecastFindings], agents: int) -> list[Table]:
             [[one.name, *(_value(one.errors.get(name)) for name in
               ("sample_ade", "sample_fde", "apd", "mm_ade", "mm_fde", "kde_nll", "nll"))]
              for one in arms],
+        ),
+        Table(
+            f"Of {CHOICE} samples the one that {CACHED} finds likeliest, beyond one in the mean, m",
+            ("arm", "ADE", "95% interval", "FDE", "95% interval"),
+            [[one.name, *_cells(one.errors["chosen_ade"]), *_cells(one.errors["chosen_fde"])]
+             for one in arms if "chosen_ade" in one.errors],
         ),
         Table(
             "Probabilities of events",

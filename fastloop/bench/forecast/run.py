@@ -103,7 +103,7 @@ def _score(
 
             found[name] = score(
                 forecaster, test, groups, samples=config.samples, drawn=config.drawn,
-                batch=config.batch, seed=config.seed, advance=told,
+                batch=config.batch, seed=config.seed, advance=told, judge=arms.get(CACHED),
             )  # fmt: skip
     return found
 
