@@ -17,7 +17,7 @@ from fastloop.bench.config import BenchConfig
 from fastloop.config import EvalConfig, PolicyConfig, SamplerOverrides
 from fastloop.policies.base import Policy
 from fastloop.policies.driving.whole_plans import planner_of
-from fastloop.policies.history import History
+from fastloop.policies.history import History, Underway
 from fastloop.policies.prepare import arriving, prepare
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import check_specs
@@ -167,12 +167,23 @@ def time_arms(
     if replayed and kept.exists():
         return _kept_latencies(kept, arms)
     history = setup.observations(1, config.first_seed)
+    if config.chunking == "real_time":
+        history = _under_way(history, setup.policy)
     timed = time_plans(arms, history, config.timed_plans)
     if replayed:
         fresh = kept.with_suffix(".new")
         fresh.write_text(json.dumps(timed))
         fresh.replace(kept)
     return timed
+
+
+def _under_way(history: History, policy: Policy) -> History:
+    """`history` with a plan in execution: going on from it may take longer than beginning."""
+    rng = Rng.for_envs(0, [0] * len(history), history.ticks.tolist())
+    plans = policy.plan(history, rng=rng).actions
+    begun = [int(tick) - policy.spec.n_action_steps for tick in history.ticks]
+    rows = zip(begun, plans, strict=True)
+    return dataclasses.replace(history, underway=tuple(Underway(*row) for row in rows))
 
 
 def _kept_latencies(path: Path, arms: Mapping[str, Policy]) -> dict[str, list[float]]:

@@ -9,9 +9,11 @@ from omegaconf import MISSING
 
 from fastloop.accel.config import AccelConfig, RefineConfig
 from fastloop.accel.samplers import SamplerConfig
+from fastloop.deploy.config import DeployConfig
 from fastloop.policies.diffusion.scene import SceneConfig
 from fastloop.policies.diffusion.state import StateConfig
 from fastloop.policies.diffusion.vision import VisionConfig
+from fastloop.policies.real_time import RealTimeConfig
 from fastloop.policies.training import TrainConfig
 from fastloop.policies.vla.training import StageConfig
 
@@ -23,6 +25,7 @@ __all__ = [
     "PolicyConfig",
     "RecordConfig",
     "RemoteConfig",
+    "RunVerbConfig",
     "SamplerOverrides",
     "ScoreConfig",
     "ServeConfig",
@@ -138,7 +141,7 @@ class EvalConfig:
         seed: root of the policy's noise.
         num_envs: simulators at once, each in a process of its own.
         plan_batch: rows of every policy call; results do not depend on `num_envs`, only on this.
-        chunking: `receding` or `ensemble`.
+        chunking: `receding`, `ensemble` or `real_time`, whose settings stand under `real_time`.
         margin: largest loss of success that counts as none, as a fraction.
         timed_plans: plans timed back to back for each arm, on the same observations.
         calibration_observations: observations that a cache plan is decided on.
@@ -161,6 +164,7 @@ class EvalConfig:
     num_envs: int = 8
     plan_batch: int = 8
     chunking: str = "receding"
+    real_time: RealTimeConfig = field(default_factory=RealTimeConfig)
     margin: float = 0.05
     timed_plans: int = 30
     calibration_observations: int = 8
@@ -433,6 +437,27 @@ class ServeConfig:
     send_timeout_s: float = 5.0
     seed: int = 0
     api_key_file: str | None = None
+    run_dir: str | None = None
+
+
+@dataclass
+class RunVerbConfig:
+    """A policy on a vehicle or an arm, at a fixed rate, until Ctrl-C or SIGTERM; or over a recorded
+    drive.
+
+    Attributes:
+        bag: recorded drive, for ``deploy=replay``.
+        duration_s: after which it ends by itself; null for never.
+        film: keep everything that came and went, as MCAP.
+        seed: root of the policy's noise.
+    """
+
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    deploy: DeployConfig = field(default_factory=DeployConfig)
+    bag: str = ""
+    duration_s: float | None = None
+    film: bool = False
+    seed: int = 0
     run_dir: str | None = None
 
 

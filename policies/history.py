@@ -12,6 +12,8 @@ import torch
 
 __all__ = ["EpisodeHistory", "Executed", "Frame", "History", "Underway"]
 
+DELAYS = 10  # of an episode's last plans that are kept
+
 
 @dataclass
 class Frame:
@@ -34,10 +36,13 @@ class Underway:
     Attributes:
         tick: of its first action.
         actions: (T, A).
+        delays: ticks that had really passed when each of the episode's last plans was taken up,
+            the newest last; an episode's first plan, which the world waits for, is not among them.
     """
 
     tick: int
     actions: torch.Tensor
+    delays: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,9 @@ class EpisodeHistory:
 
     def planned(self, actions: torch.Tensor, *, late: int = 0) -> None:
         """Record the plan (T, A) that is executed from now on; it was made `late` ticks ago."""
-        self.underway = Underway(self.done - late, actions)
+        before = self.underway
+        delays = () if before is None else (*before.delays, late)[-DELAYS:]
+        self.underway = Underway(self.done - late, actions, delays)
 
     def acted(self, action: torch.Tensor, *, overridden: torch.Tensor | None = None) -> None:
         """Record the action (A,) that was really executed at the current tick.

@@ -22,7 +22,10 @@ from fastloop.clocks import check_clock, describe_clock, make_clock, replayed_ms
 from fastloop.config import EvalConfig
 from fastloop.datasets import robomimic
 from fastloop.policies.base import Policy
+from fastloop.policies.best_of import BestOf
 from fastloop.policies.chunks import Chunking, RecedingHorizon, TemporalEnsemble
+from fastloop.policies.diffusion.policy import DiffusionPolicy
+from fastloop.policies.real_time import real_time
 from fastloop.policies.spec import EnvSpec
 from fastloop.progress import bar
 from fastloop.run_folder import config_digest, config_yaml, make_run_dir, provenance
@@ -62,10 +65,12 @@ def run(config: EvalConfig) -> int:
     setup = set_up(config.policy, config.sim)
     _check_seeds(config, setup.sim)
     _chunking(config.chunking, setup.policy)  # refused before anything runs
+    if config.chunking == "real_time":
+        real_time(setup.policy, config.real_time)
     expert = _expert(config, setup.sim.env_spec)
     folder = make_run_dir("eval", config.run_dir)
     with console.status("calibrating and timing"):
-        arms = make_arms(config, setup, folder)
+        arms = _going_on(config, make_arms(config, setup, folder))
         timed = time_arms(config, setup, arms, folder)
         threads = loop_threads(config, setup.policy, folder)
     env, left_out, notes = setup.sim.env_spec, list(setup.sim.left_out), list(setup.sim.notes)
@@ -238,11 +243,26 @@ def _summary(
     )
 
 
+def _going_on(config: EvalConfig, arms: Mapping[str, Policy]) -> dict[str, Policy]:
+    """The arms, with plans that go on from the one under way where that is asked for; baselines
+    that do not denoise stay as they are."""
+    if config.chunking != "real_time":
+        return dict(arms)
+    return {
+        name: real_time(policy, config.real_time) if _denoises(policy) else policy
+        for name, policy in arms.items()
+    }
+
+
+def _denoises(policy: Policy) -> bool:
+    return isinstance(policy, DiffusionPolicy | BestOf)
+
+
 def _chunking(name: str, policy: Policy) -> Chunking:
-    if name == "receding":
+    if name in ("receding", "real_time"):
         return RecedingHorizon(policy.spec.n_action_steps)
     if name != "ensemble":
-        raise ValueError(f"unknown chunking {name!r}; have: receding, ensemble")
+        raise ValueError(f"unknown chunking {name!r}; have: receding, ensemble, real_time")
     if policy.spec.action.kind == "plan":
         raise ValueError(
             "chunking=ensemble averages actions, and plans of different moments are in different "
