@@ -164,7 +164,7 @@ def test_faster_and_of_then(bag, messages):
 
 def test_it_can_be_stopped(bag, messages):
     left = iter([False] * 50 + [True] * 1000)
-    count, got, clock = heard(bag, messages, stop=lambda: next(left))
+    count, _, clock = heard(bag, messages, stop=lambda: next(left))
     assert 10 < count < 50
     assert clock.now() < 1.0
 
