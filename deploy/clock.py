@@ -33,18 +33,20 @@ class WallClock:
     Args:
         spin_s: the last part of a wait that is spent asking for the time: sleeping alone wakes up
             to a millisecond late, asking costs that much of a core.
+        wall_offset_ns: added to the wall clock, where a recording's past is the present.
     """
 
-    def __init__(self, spin_s: float = 0.0) -> None:
+    def __init__(self, spin_s: float = 0.0, wall_offset_ns: int = 0) -> None:
         self.spin_s = spin_s
+        self.wall_offset_ns = wall_offset_ns
 
     def now(self) -> float:
         """CLOCK_MONOTONIC: one time for every process of the machine."""
         return time.monotonic()
 
     def wall_ns(self) -> int:
-        """CLOCK_REALTIME."""
-        return time.time_ns()
+        """CLOCK_REALTIME, and the offset."""
+        return time.time_ns() + self.wall_offset_ns
 
     def sleep_until(self, t: float) -> None:
         """Sleep, then spin through the last `spin_s`."""

@@ -43,8 +43,10 @@ def make_reader(reads: str, topic: str, shape: Sequence[int], dtype: str, plan_h
     Raises:
         ValueError: for any other `reads`; the known ones are listed.
     """
-    kinds = {
-        "picture": lambda seen: picture(seen.held[topic].value, size=tuple(shape)[1:], dtype=dtype),
+    kinds: dict[str, Reader] = {
+        "picture": lambda seen: picture(
+            seen.held[topic].value, size=(shape[1], shape[2]), dtype=dtype
+        ),
         "ego_states": lambda seen: _as(ego_states(seen.states, shape[0], 1 / plan_hz), dtype),
         "ego_heading": lambda seen: _as(ego_heading(seen.states, shape[0], 1 / plan_hz), dtype),
         "state": lambda seen: _as(seen.states[-1].point, dtype),

@@ -31,6 +31,7 @@ VERBS = {
     "calibrate": "decide what an accelerator computes and what it reuses, and draw it",
     "bench": "measure every way to decide sooner: speed, error, success",
     "score": "judge plans on recorded drives: nuScenes, the Waymo end-to-end challenge",
+    "run": "drive a vehicle or an arm at a fixed rate, as a ROS 2 node without ROS",
     "serve": "answer remote clients, in openpi's protocol",
     "record": "let a scripted expert make demonstrations",
     "train": "train a diffusion policy on demonstrations",

@@ -12,6 +12,7 @@ from fastloop.config import (
     EvalConfig,
     InfoConfig,
     RecordConfig,
+    RunVerbConfig,
     ScoreConfig,
     ServeConfig,
     TrainVerbConfig,
@@ -28,6 +29,7 @@ SCHEMAS = {
     "info": InfoConfig,
     "score": ScoreConfig,
     "serve": ServeConfig,
+    "run": RunVerbConfig,
 }
 # Of verbs that are about several things.
 TASK_SCHEMAS = {

@@ -1,0 +1,94 @@
+"""`fastloop run`: a policy on a vehicle or an arm, at a fixed rate, or over a recorded drive."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastloop.config import RunVerbConfig
+from fastloop.deploy.health.prometheus import serve_metrics
+from fastloop.deploy.node import Node
+from fastloop.deployment import make_deployment
+from fastloop.run_folder import make_run_dir, write_result
+
+__all__ = ["node_metrics", "run"]
+
+RUNGS = ("fresh plan", "shifted plan", "comfort stop", "hard stop or hold")
+
+
+def run(config: RunVerbConfig) -> int:
+    """Run the node, then say what it did.
+
+    Returns:
+        0 after SIGTERM or the end of the drive, 1 when the policy cannot be loaded, 130 after
+        Ctrl-C.
+    """
+    if config.duration_s is not None and config.duration_s <= 0:
+        raise ValueError(f"duration_s must be positive seconds, got {config.duration_s}")
+    console = Console()
+    folder = make_run_dir("run", config.run_dir)
+    deployment = make_deployment(config, folder)
+    node = deployment.node
+    heard = config.bag or config.deploy.replay.bag or "the world"
+    console.print(
+        f"{config.policy.checkpoint} listens to {heard}; Ctrl-C ends it",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    port = config.deploy.metrics_port
+    end_metrics = serve_metrics(node, port) if port else lambda: None
+    timer = threading.Timer(config.duration_s or math.inf, node.finish)
+    if config.duration_s is not None:
+        timer.start()
+    try:
+        code = deployment.run()
+    finally:
+        timer.cancel()
+        end_metrics()
+    if code == 1:
+        console.print(node.error, style="red", markup=False, soft_wrap=True)
+    write_result(folder, "run", config, node_metrics(node), errors=node.error)
+    _print(node, console)
+    if deployment.film is not None:
+        console.print(f"film: {deployment.film}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"run folder: {folder}", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+def node_metrics(node: Node) -> dict[str, dict[str, Any]]:
+    """What a node counted and timed, as a result's metrics."""
+    loop = node.loop
+    if loop is None:
+        return {}
+    metrics: dict[str, dict[str, Any]] = {
+        "ticks": {"value": loop.rungs.total(), "unit": "1"},
+        "skipped_ticks": {"value": node.schedule.skipped if node.schedule else 0, "unit": "1"},
+        "unsent": {"value": node.unsent, "unit": "1"},
+    }
+    for rung in range(4):
+        metrics[f"rung_{rung}"] = {"value": loop.rungs[rung], "unit": "1"}
+    for name, count in sorted(loop.counts.items()):
+        metrics["count_" + name.replace(" ", "_")] = {"value": count, "unit": "1"}
+    for stage, told in loop.stages.summary().items():
+        for name in ("p50_ms", "p99_ms", "p999_ms", "max_ms"):
+            metrics[f"{stage}_{name}"] = {"value": told[name], "unit": "ms", "n": int(told["n"])}
+    return metrics
+
+
+def _print(node: Node, console: Console) -> None:
+    loop = node.loop
+    if loop is None:
+        return
+    table = Table("stage", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "n")
+    for stage, told in loop.stages.summary().items():
+        names = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
+        table.add_row(stage, *(f"{told[name]:.2f}" for name in names), f"{told['n']:.0f}")
+    console.print(table)
+    rungs = ", ".join(f"{loop.rungs[k]} {RUNGS[k]}" for k in range(4))
+    console.print(f"{loop.rungs.total()} messages: {rungs}", highlight=False)
+    if loop.last_error:
+        told = f"last error: {loop.last_error}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
