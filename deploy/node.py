@@ -206,12 +206,21 @@ class Node:
             self.clock.sleep_until(t)
             if self._stop:
                 break
-            self._publish(loop.tick(slot, t))
+            self._tick(loop, slot, t)
             count += 1
             self._idle(loop, schedule.time(slot + 1))
         slot = schedule.following(self.clock.now())
         why = "asked to stop" if self._stop else "done"
         self._publish(loop.stop(slot, self.clock.now(), why))
+
+    def _tick(self, loop: Loop, slot: int, t: float) -> None:
+        began = time.perf_counter()
+        self._publish(loop.tick(slot, t))
+        took = time.perf_counter() - began
+        outcome = loop.last_outcome
+        if outcome is not None and outcome.planned is not None and outcome.job.tick == slot:
+            took -= outcome.planned.seconds.get("model", 0.0)
+        loop.stages.record("framework", max(0.0, took))
 
     def _publish(self, published: Published) -> None:
         began = time.perf_counter()

@@ -76,10 +76,14 @@ class SessionPlanner:
         """
         started = perf_counter()
         if job.fresh:
-            self.episode += 1
-            self.session.begin(0, self.episode)
-            self.actions, self.frame, self.begun = None, None, False
-        self._live(job.events)
+            self._begin()
+        try:
+            self._live(job.events)
+        except ValueError:
+            raise
+        except Exception:  # half lived through: no history is better than a wrong one
+            self._begin()
+            raise
         read = perf_counter()
         self.session.policy = self.variants[job.variant]
         budget = Budget(max(1e-3, job.deadline - job.submitted - (read - started)))
@@ -93,6 +97,12 @@ class SessionPlanner:
             {"preprocess": read - started, "model": decided - read},
             plan.text[0] if plan.text else "",
         )
+
+    def _begin(self) -> None:
+        """Forget everything."""
+        self.episode += 1
+        self.session.begin(0, self.episode)
+        self.actions, self.frame, self.begun = None, None, False
 
     def _live(self, events: tuple[Event, ...]) -> None:
         """Observe, install and act as the loop did.
@@ -113,7 +123,8 @@ class SessionPlanner:
                 if self.frame is not None:
                     self.session.observe(0, self.frame)
             elif isinstance(event, Installed) and self.actions is not None:
-                self.session.install(0, self.actions, late=event.late)
+                late = min(event.late, len(self.actions) - 1)  # the last action is held
+                self.session.install(0, self.actions, late=late)
                 self.begun = True
             elif isinstance(event, Acted) and self.begun:
                 action = self.session.chunks[0].next()

@@ -46,6 +46,7 @@ TASKS = {
         "train": "bench_train",
         "forecast": "bench_forecast",
         "window": "bench_window",
+        "vehicle": "bench_vehicle",
     },
 }
 

@@ -6,6 +6,7 @@ from hydra.core.config_store import ConfigStore
 
 from fastloop.bench.config import BenchConfig, DecodeBenchConfig, TrainBenchConfig
 from fastloop.bench.forecast.config import ForecastBenchConfig
+from fastloop.bench.vehicle.config import VehicleBenchConfig
 from fastloop.bench.window.config import WindowBenchConfig
 from fastloop.config import (
     CalibrateConfig,
@@ -37,6 +38,7 @@ TASK_SCHEMAS = {
     "bench_forecast": ForecastBenchConfig,
     "bench_train": TrainBenchConfig,
     "bench_window": WindowBenchConfig,
+    "bench_vehicle": VehicleBenchConfig,
 }
 
 

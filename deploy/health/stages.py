@@ -16,6 +16,7 @@ STAGES = {
     "preprocess": "decoding and preparing what the policy reads",
     "model": "the policy",
     "post": "from actions to a motion that has passed the gate",
+    "framework": "a tick from its slot to its message, less the policy",
     "publish": "encoding and sending the message",
 }
 

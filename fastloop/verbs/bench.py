@@ -1,5 +1,5 @@
 """`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success; and
-`fastloop bench decode`, `forecast`, `train` and `window`, see the modules of these names."""
+`fastloop bench decode`, `forecast`, `train`, `vehicle`, `window`: see the modules of these names."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from fastloop.bench.parity import measure_parity
 from fastloop.bench.report import print_tables
 from fastloop.bench.stages import measure_stages
 from fastloop.bench.success import Success, compare_success, run_config
+from fastloop.bench.vehicle import run as vehicle
+from fastloop.bench.vehicle.config import VehicleBenchConfig
 from fastloop.bench.window import run as window
 from fastloop.bench.window.config import WindowBenchConfig
 from fastloop.progress import bar
@@ -39,7 +41,8 @@ WATCHED_PLANS = 5
 
 Config = (
     BenchConfig | DecodeBenchConfig | TrainBenchConfig | ForecastBenchConfig | WindowBenchConfig
-)
+    | VehicleBenchConfig
+)  # fmt: skip
 
 
 def run(config: Config) -> int:
@@ -56,6 +59,8 @@ def run(config: Config) -> int:
         return forecast.run(config)
     if isinstance(config, WindowBenchConfig):
         return window.run(config)
+    if isinstance(config, VehicleBenchConfig):
+        return vehicle.run(config)
     _check(config)
     console = Console()
     setup = set_up(config.policy, config.sim)

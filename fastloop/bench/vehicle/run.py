@@ -1,0 +1,182 @@
+"""Runs the vehicle bench and reports."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastloop.bench.vehicle.config import VehicleBenchConfig
+from fastloop.bench.vehicle.source import CAMERA, STATE
+from fastloop.bench.vehicle.victim import PLAN
+from fastloop.deploy.assembly import make_loop
+from fastloop.deploy.clock import WallClock
+from fastloop.deploy.config import DeployConfig, InputConfig
+from fastloop.deploy.messages import Messages
+from fastloop.deploy.node import Node
+from fastloop.deploy.outputs import PlanSender
+from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport
+from fastloop.deploy.watchdog import Watchdog
+from fastloop.policies.base import Budget, Plan
+from fastloop.policies.driving.whole_plans import plan_action
+from fastloop.policies.history import History
+from fastloop.policies.rng import Rng
+from fastloop.policies.spec import PolicySpec, TensorSpec
+from fastloop.run_folder import make_run_dir, write_result
+
+__all__ = ["run"]
+
+WAYPOINTS, PLAN_HZ = 20, 4.0
+IMAGE, EGO = "observation.images.front", "observation.ego_states"
+
+
+class Straight:
+    """Straight on, with a look at the picture: a policy that costs next to nothing."""
+
+    def __init__(self, hz: float, width: int, height: int) -> None:
+        self.spec = PolicySpec(
+            inputs={IMAGE: TensorSpec((3, height, width), "uint8"), EGO: TensorSpec((1, 6))},
+            action=plan_action(WAYPOINTS, PLAN_HZ),
+            n_obs_steps=1,
+            horizon=1,
+            n_action_steps=1,
+            control_hz=hz,
+        )
+
+    def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
+        """Constant velocity."""
+        times = torch.arange(1, WAYPOINTS + 1) / PLAN_HZ
+        x = history[EGO][:, -1, -1, 2, None] * times
+        waypoints = torch.stack([x, torch.zeros_like(x)], -1).flatten(1)
+        age = torch.zeros(len(history), 1)
+        actions = torch.cat([age, waypoints], -1)[:, None]
+        return Plan(actions=actions, dt=1 / self.spec.control_hz, t0=history.ticks)
+
+
+def run(config: VehicleBenchConfig) -> int:
+    """Measure, write the run folder and print the table.
+
+    Returns:
+        0, or 1 when a tick had no fresh plan in time too often or a kill was not noticed.
+    """
+    _check(config)
+    console = Console()
+    folder = make_run_dir("bench", config.run_dir)
+    with console.status(f"ticking at {config.hz:g} Hz for {config.seconds:g} s"):
+        node = _ticks(config)
+    with console.status(f"killing {config.kills} nodes"):
+        takeovers = [_kill(config) for _ in range(config.kills)]
+    return _report(config, node, takeovers, folder, console)
+
+
+def _check(config: VehicleBenchConfig) -> None:
+    for name in ("hz", "seconds", "kill_hz"):
+        if getattr(config, name) <= 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+    if config.kills < 0:
+        raise ValueError(f"kills must be 0 or more, got {config.kills}")
+
+
+def _free_endpoint() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"tcp/127.0.0.1:{free.getsockname()[1]}"
+
+
+def _ticks(config: VehicleBenchConfig) -> Node:
+    """A node that has ticked for the time that was asked, with a watchdog beside it."""
+    width, height = config.image_size
+    endpoint = _free_endpoint()
+    messages, clock = Messages(), WallClock(config.spin_ms / 1e3)
+    period_ms = 1e3 / config.hz
+    deploy = DeployConfig(
+        hz=config.hz, deadline_ms=0.8 * period_ms, epsilon_ms=0.1 * period_ms,
+        state=InputConfig(STATE, "nav_msgs/msg/Odometry"),
+        inputs={
+            IMAGE: InputConfig(CAMERA, "sensor_msgs/msg/Image"),
+            EGO: InputConfig(reads="ego_states", shape=[1, 6]),
+        },
+        plan_hz=PLAN_HZ, waypoints=WAYPOINTS,
+    )  # fmt: skip
+    transport = ZenohTransport(
+        messages, ZenohConfig("/bench", listen=(endpoint,), connect=()), clock
+    )
+    told = {"name": "bench", "outputs": {PLAN: "autoware_planning_msgs/msg/Trajectory"}}
+    beside = {"node": "/dog", "listen": [], "connect": [endpoint]}
+    watchdog = Watchdog(1 / config.hz, {**told, "zenoh": beside, "autoware": "unbounded"})
+    policy = Straight(config.hz, width, height)
+    node = Node(
+        lambda: make_loop(deploy, {"full": policy}, {"full": 1e-3}, messages, clock),
+        transport, PlanSender(messages, transport, **told), clock, watchdog=watchdog, name="bench",
+    )  # fmt: skip
+    command = [sys.executable, "-m", "fastloop.bench.vehicle.source", endpoint]
+    source = subprocess.Popen([*command, str(config.hz), str(width), str(height)])
+    try:
+        node.run(ticks=round(config.seconds * config.hz))
+    finally:
+        source.kill()
+        source.wait()
+    return node
+
+
+def _kill(config: VehicleBenchConfig) -> float:
+    """Seconds from the kill of a node to the watchdog's message."""
+    endpoint = _free_endpoint()
+    messages = Messages()
+    transport = ZenohTransport(messages, ZenohConfig("/ear", listen=(endpoint,), connect=()))
+    heard = threading.Event()
+    transport.subscribe(PLAN, "nav_msgs/msg/Path", lambda sample: heard.set())
+    command = [sys.executable, "-m", "fastloop.bench.vehicle.victim", endpoint]
+    victim = subprocess.Popen([*command, str(config.kill_hz)], stdout=subprocess.PIPE, text=True)
+    assert victim.stdout is not None
+    try:
+        for _ in range(round(config.kill_hz)):  # a second: by then the two have met
+            victim.stdout.readline()
+        victim.kill()
+        began = time.monotonic()
+        return time.monotonic() - began if heard.wait(10.0) else float("inf")
+    finally:
+        victim.kill()
+        victim.wait()
+        transport.close()
+
+
+def _report(
+    config: VehicleBenchConfig, node: Node, takeovers: list[float], folder: Path, console: Console
+) -> int:
+    assert node.loop is not None
+    loop, bounds = node.loop, config.bounds
+    stages = loop.stages.summary()
+    periods = [taken * config.kill_hz for taken in takeovers]
+    noticed = sum(taken <= bounds.takeover_periods for taken in periods)
+    rows: list[tuple[str, float, str, float | None, int]] = []
+    for stage, told in stages.items():
+        for name in ("p50_ms", "p99_ms", "max_ms"):
+            aim = getattr(bounds, f"{stage}_{name}", None)
+            rows.append((f"{stage}_{name}", told[name], "ms", aim, int(told["n"])))
+    if periods:
+        aim = bounds.takeover_periods
+        rows.append(("takeover_max", max(periods), "periods", aim, len(periods)))
+    ticks = loop.rungs.total() - 1  # the last one is the stop that was asked for
+    rows.append(("ticks_with_a_fresh_plan", loop.rungs[0] / ticks, "1", None, ticks))
+    table = Table("what", "measured", "aim", "unit", "n")
+    for what, value, unit, bound, n in rows:
+        aimed = "" if bound is None else f"{bound:g}"
+        style = "red" if bound is not None and not value <= bound else ""
+        table.add_row(what, f"{value:.3f}", aimed, unit, str(n), style=style)
+    console.print(table)
+    metrics: dict[str, dict[str, Any]] = {
+        what: {"value": value, "unit": unit, "n": n} for what, value, unit, _, n in rows
+    }
+    metrics["takeovers_in_time"] = {"value": noticed, "unit": "1", "n": len(takeovers)}
+    write_result(folder, "bench", config, metrics, errors=loop.last_error)
+    console.print(f"run folder: {folder}", markup=False, highlight=False, soft_wrap=True)
+    return int(noticed < len(takeovers) or loop.counts["internal errors"] > 0)
