@@ -1,5 +1,5 @@
 """`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success; and
-`fastloop bench decode`, `forecast`, `train`, `vehicle`, `window`: see the modules of these names."""
+`fastloop bench decode`, `forecast`, `train`, `vehicle`, `window`: see modules of these names."""
 
 from __future__ import annotations
 
