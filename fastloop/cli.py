@@ -47,6 +47,7 @@ TASKS = {
         "forecast": "bench_forecast",
         "window": "bench_window",
         "vehicle": "bench_vehicle",
+        "server": "bench_server",
     },
 }
 

@@ -1,5 +1,5 @@
 """`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success; and
-`fastloop bench decode`, `forecast`, `train`, `vehicle`, `window`: see modules of these names."""
+`decode`, `forecast`, `server`, `train`, `vehicle` and `window`: see the modules of these names."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from fastloop.bench.forecast.config import ForecastBenchConfig
 from fastloop.bench.page import render_bench
 from fastloop.bench.parity import measure_parity
 from fastloop.bench.report import print_tables
+from fastloop.bench.server import run as server
+from fastloop.bench.server.config import ServerBenchConfig
 from fastloop.bench.stages import measure_stages
 from fastloop.bench.success import Success, compare_success, run_config
 from fastloop.bench.vehicle import run as vehicle
@@ -41,7 +43,7 @@ WATCHED_PLANS = 5
 
 Config = (
     BenchConfig | DecodeBenchConfig | TrainBenchConfig | ForecastBenchConfig | WindowBenchConfig
-    | VehicleBenchConfig
+    | VehicleBenchConfig | ServerBenchConfig
 )  # fmt: skip
 
 
@@ -61,6 +63,8 @@ def run(config: Config) -> int:
         return window.run(config)
     if isinstance(config, VehicleBenchConfig):
         return vehicle.run(config)
+    if isinstance(config, ServerBenchConfig):
+        return server.run(config)
     _check(config)
     console = Console()
     setup = set_up(config.policy, config.sim)
