@@ -94,6 +94,7 @@ def make_loop(
     Raises:
         ValueError: something does not fit; with what was given and what there is.
     """
+    body = make_body(config)
     policy = next(iter(variants.values()))
     kinds = ("plan",) if config.body == "vehicle" else ("joint_position", "absolute_position")
     if policy.spec.action.kind not in kinds:
@@ -101,7 +102,6 @@ def make_loop(
             f"a {config.body} is driven by {' or '.join(kinds)}; the policy plans "
             f"{policy.spec.action.kind} of {policy.spec.action.dim} elements"
         )
-    body = make_body(config)
     readers = _readers(config, policy)
     chunking = _chunking(config, policy)
 
@@ -173,9 +173,10 @@ def _topics(config: DeployConfig, messages: Messages) -> list[Topic]:
 
 
 def _chunking(config: DeployConfig, policy: Policy) -> Chunking:
-    if config.chunking == "receding":
+    if config.chunking in ("receding", "real_time"):
         return RecedingHorizon(policy.spec.n_action_steps)
     if config.chunking != "ensemble" or policy.spec.action.kind == "plan":
-        have = "receding" if policy.spec.action.kind == "plan" else "receding, ensemble"
+        whole = policy.spec.action.kind == "plan"
+        have = "receding" if whole else "receding, ensemble, real_time"
         raise ValueError(f"unknown chunking {config.chunking!r} for a {config.body}; have: {have}")
     return TemporalEnsemble()

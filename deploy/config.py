@@ -79,7 +79,7 @@ class DeployConfig:
         limits: fields of `VehicleLimits` or `ArmLimits`.
         variants: name to what differs from the policy: `checkpoint`, `n_action_steps` or `sampler`;
             the best first. None: the policy alone.
-        chunking: `receding` or `ensemble`.
+        chunking: `receding`, `ensemble` or `real_time` (of a policy that denoises).
         zenoh: fields of `ZenohConfig`.
         autoware: version of its trajectory.
         metrics_port: of Prometheus on this computer; 0 for none.

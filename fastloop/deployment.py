@@ -26,6 +26,7 @@ from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport
 from fastloop.deploy.watchdog import Watchdog
 from fastloop.policies.base import Policy
 from fastloop.policies.prepare import arriving, example_history, prepare
+from fastloop.policies.real_time import real_time
 from fastloop.policies.rng import Rng
 from fastloop.setup import load
 
@@ -74,6 +75,8 @@ def load_variants(
     variants, latencies = {}, {}
     for name, changes in (config.deploy.variants or {"full": {}}).items():
         policy = load(_varied(config.policy, name, changes), env, _sampler(config.policy, changes))
+        if config.deploy.chunking == "real_time":
+            policy = real_time(policy)
         prepare(policy, threads=config.policy.threads)
         variants[name] = policy
         history = arriving(example_history(policy.spec), policy.spec)
