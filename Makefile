@@ -2,6 +2,7 @@
 #   make demo    a shipped policy pushes the T, plain and accelerated
 #   make test    the tests
 #   make lint    ruff, mypy and import-linter
+#   make demo-vehicle    a node plans along a drive that another process replays (DRIVE=recording)
 # PYTHON=python3.12 chooses the interpreter, VENV=folder the environment, TORCH_INDEX=url where torch
 # comes from (https://download.pytorch.org/whl/cpu has builds without CUDA), PYTEST_ARGS="-k pusht" the tests.
 
@@ -18,10 +19,13 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 export PYTHONSAFEPATH := 1
 export SDL_VIDEODRIVER := dummy
 
-.PHONY: demo test lint clean
+.PHONY: demo demo-vehicle test lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastloop eval
+
+demo-vehicle: $(VENV)/.ros
+	$(BIN)/python -m fastloop.vehicle_demo $(DRIVE)
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS)  # a process a core, a thread each
@@ -52,7 +56,11 @@ $(VENV)/.demo: constraints.txt pyproject.toml requirements/pusht.txt $(VENV)/.to
 	$(PIP) --no-deps gym-pusht
 	@touch $@
 
+$(VENV)/.ros: constraints.txt pyproject.toml $(VENV)/.demo
+	$(PIP) -e ".[report,ros]"
+	@touch $@
+
 $(VENV)/.test: requirements/sim.txt requirements/nuscenes.txt requirements/driving.txt $(VENV)/.demo
-	$(PIP) -e ".[report,serve,data,vla,scale,gpu,dev]" -r requirements/sim.txt -r requirements/nuscenes.txt -r requirements/driving.txt
+	$(PIP) -e ".[report,ros,serve,data,vla,scale,gpu,dev]" -r requirements/sim.txt -r requirements/nuscenes.txt -r requirements/driving.txt
 	$(PIP) --no-deps robosuite nuscenes-devkit "metadrive-simulator; python_version < '3.12'"
 	@touch $@

@@ -447,7 +447,7 @@ class RunVerbConfig:
 
     Attributes:
         bag: recorded drive, for ``deploy=replay``.
-        duration_s: after which it ends by itself; null for never.
+        duration_s: of ticking, after which it ends by itself; null for never.
         film: keep everything that came and went, as MCAP.
         seed: root of the policy's noise.
     """

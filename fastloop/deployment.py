@@ -52,13 +52,13 @@ class Deployment:
     replay_transport: Transport | None
     film: Path | None
 
-    def run(self) -> int:
-        """The node's exit code."""
+    def run(self, ticks: int | None = None) -> int:
+        """Until the drive ends, or after so many ticks; the node's exit code."""
         if self.replay is None or self.replay_transport is None:
-            return self.node.run()
+            return self.node.run(ticks=ticks)
         self.replay.start(self.replay_transport, self.node.finish)
         try:
-            return self.node.run()
+            return self.node.run(ticks=ticks)
         finally:
             self.replay.stop()
 

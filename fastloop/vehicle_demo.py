@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 
-from fastloop.cli import main as fastloop
+from fastloop.cli import _compose
+from fastloop.config import RunVerbConfig
 from fastloop.deploy.bags.from_drive import bag_of_drive
 from fastloop.deploy.messages import Messages
 from fastloop.run_folder import make_run_dir
+from fastloop.verbs.run import run
 
 __all__ = ["main"]
 
@@ -30,16 +32,19 @@ def main(drive: str | None = None) -> int:
         free.bind(("127.0.0.1", 0))
         endpoint = f"tcp/127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "fastloop.deploy.bags.replaying", str(bag), endpoint]
-    source = subprocess.Popen(command)
+    sources: list[subprocess.Popen[bytes]] = []
+    config = _compose("run", [
+        "policy=constant_turn_rate", "film=true", f"duration_s={SECONDS}", f"run_dir={folder}",
+        "deploy.state.topic=/odometry", "deploy.frame=odom",
+        f"deploy.zenoh.listen=[{endpoint}]", "deploy.zenoh.connect=[]",
+    ])  # fmt: skip
+    assert isinstance(config, RunVerbConfig)
     try:
-        return fastloop([
-            "run", "policy=constant_turn_rate", "film=true", f"duration_s={SECONDS + 10}",
-            f"run_dir={folder}", "deploy.state.topic=/odometry", "deploy.frame=odom",
-            f"deploy.zenoh={{listen: [{endpoint}], connect: []}}",
-        ])  # fmt: skip
+        return run(config, listening=lambda: sources.append(subprocess.Popen(command)))
     finally:
-        source.terminate()
-        source.wait()
+        for source in sources:
+            source.terminate()
+            source.wait()
 
 
 if __name__ == "__main__":

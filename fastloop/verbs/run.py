@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -20,8 +20,11 @@ __all__ = ["node_metrics", "run"]
 RUNGS = ("fresh plan", "shifted plan", "comfort stop", "hard stop or hold")
 
 
-def run(config: RunVerbConfig) -> int:
+def run(config: RunVerbConfig, *, listening: Callable[[], None] = lambda: None) -> int:
     """Run the node, then say what it did.
+
+    Args:
+        listening: called once, when the node hears what is sent.
 
     Returns:
         0 after SIGTERM or the end of the drive, 1 when the policy cannot be loaded, 130 after
@@ -33,6 +36,9 @@ def run(config: RunVerbConfig) -> int:
     folder = make_run_dir("run", config.run_dir)
     deployment = make_deployment(config, folder)
     node = deployment.node
+    node.lifecycle.listeners.append(
+        lambda transition, before, after: listening() if transition == "activate" else None
+    )
     heard = config.bag or config.deploy.replay.bag or "the world"
     console.print(
         f"{config.policy.checkpoint} listens to {heard}; Ctrl-C ends it",
@@ -40,13 +46,10 @@ def run(config: RunVerbConfig) -> int:
     )  # fmt: skip
     port = config.deploy.metrics_port
     end_metrics = serve_metrics(node, port) if port else lambda: None
-    timer = threading.Timer(config.duration_s or math.inf, node.finish)
-    if config.duration_s is not None:
-        timer.start()
+    ticks = None if config.duration_s is None else math.ceil(config.duration_s * config.deploy.hz)
     try:
-        code = deployment.run()
+        code = deployment.run(ticks)
     finally:
-        timer.cancel()
         end_metrics()
     if code == 1:
         console.print(node.error, style="red", markup=False, soft_wrap=True)

@@ -57,7 +57,7 @@ def test_a_slow_policy_falls_to_lower_rungs_and_says_so(bag, tmp_path):
         (["deploy.body=boat"], "have: vehicle, arm"),
         (["duration_s=-1"], "positive seconds"),
         (["deploy.replay.pace=slow"], "have: virtual, real"),
-        (["deploy.zenoh={conect: []}", "deploy=vehicle"], "unknown zenoh settings"),
+        (["+deploy.zenoh.conect=1", "deploy=vehicle"], "unknown zenoh settings"),
     ],
 )
 def test_mistakes_are_said_in_words(bag, tmp_path, capsys, words, told):
