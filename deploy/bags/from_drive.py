@@ -57,10 +57,10 @@ def bag_of_drive(
     if drive is None:
         log, pictures = generated_drive(seconds)
     else:
-        log = next(iter(open_logs(drive)), None)
-        if log is None:
+        found = next(iter(open_logs(drive)), None)
+        if found is None:
             raise DatasetError(f"{drive} holds no drive")
-        pictures = _video(Path(drive), log)
+        log, pictures = found, _video(Path(drive), found)
     return bag_of(log, pictures, path, messages, seconds=seconds)
 
 
