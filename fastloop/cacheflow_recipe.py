@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from fastloop.config import TrainVerbConfig
+from fastloop.datasets.plans import mirrored
+from fastloop.datasets.scores.probabilities import auroc
 from fastloop.policies.cacheflow.folder import save_cacheflow
 from fastloop.policies.cacheflow.forecast import CacheFlow
 from fastloop.policies.cacheflow.model import CacheFlowConfig, CacheFlowModel
 from fastloop.policies.cacheflow.policy import CacheFlowPolicy
-from fastloop.policies.cacheflow.reading import check_inputs, read
+from fastloop.policies.cacheflow.reading import NEAREST, check_inputs, read
 from fastloop.policies.cacheflow.samples import Samples, condition_of
 from fastloop.policies.cacheflow.training import build_trainer
 from fastloop.policies.diffusion.model import ACTION
@@ -49,6 +51,8 @@ class CacheFlowRecipe:
         """What cuts the demonstrations."""
         recipe = Recipe(self.config, self.env)
         check_inputs(recipe.inputs)
+        if (rows := self.config.network.scene.rows) != NEAREST:
+            raise ValueError(f"cacheflow reads {NEAREST} of a scene, got {rows}: leave them")
         return recipe
 
     @cached_property
@@ -65,17 +69,30 @@ class CacheFlowRecipe:
     @cached_property
     def parts(self) -> tuple[Samples, Samples]:
         """Those to learn from, and the last ones, to check on."""
-        recipe, network = self.windows, self.config.network
-        windows = recipe.windows
-        batch = windows.gather(torch.arange(len(windows)))
-        future = batch.pop(ACTION)[:, network.n_obs_steps - 1 :]
-        if network.relative_to is not None:
-            future = future - batch[network.relative_to][:, -1:]
-        every = Samples(future=future, **read(batch, recipe.inputs))
+        windows = self.windows.windows
         # The mirror image of a moment, frames later, is on the same side.
         frames = len(windows.actions)
-        learned = torch.arange(len(every)) % frames < max(1, int((1 - HELD_OUT) * frames))
-        return every.some(learned), every.some(learned if learned.all() else ~learned)
+        places = torch.arange(len(windows))
+        learned = places % frames < max(1, int((1 - HELD_OUT) * frames))
+        held_out = places[learned if learned.all() else ~learned]
+        return self._read(windows.gather(places[learned])), self._read(windows.gather(held_out))
+
+    @cached_property
+    def other_side(self) -> Samples | None:
+        """Those to check on with left and right changed, as where traffic keeps to the other side
+        of the road; None where that means nothing, or is learned from."""
+        if not self.windows.plans or self.config.mirror:
+            return None
+        windows = self.windows.windows
+        first = len(windows) - len(self.parts[1])
+        return self._read(mirrored(windows.gather(torch.arange(first, len(windows)))))
+
+    def _read(self, batch: dict[str, torch.Tensor]) -> Samples:
+        network, recipe = self.config.network, self.windows
+        future = batch[ACTION][:, network.n_obs_steps - 1 :]
+        if network.relative_to is not None:
+            future = future - batch[network.relative_to][:, -1:]
+        return Samples(future=future, **read(batch, recipe.inputs))
 
     @property
     def samples(self) -> Samples:
@@ -123,7 +140,9 @@ class CacheFlowRecipe:
             ``nll`` in nats a number of the future; ``best_of_20`` and ``best_of_20_uncached``, the
             mean distance to the nearest of 20 futures, in the units of the action;
             ``reconstruction_error``, what of it the factorization loses; ``explained``, the share
-            of the variance that it keeps; ``coverage``, see `CacheFlow.coverage`.
+            of the variance that it keeps; ``coverage``, see `CacheFlow.coverage`; ``novel``, the
+            share of them that is called so, and ``other_side_auroc``, how well `CacheFlow.novelty`
+            tells them from `other_side`.
         """
         held_out = self.parts[1]
         every = max(1, len(held_out) // CHECKED)
@@ -136,6 +155,14 @@ class CacheFlowRecipe:
         live = cacheflow.uncached_forecast(known["history"], BEST_OF, rng, **others)
         log_prob = cacheflow.log_prob(known["history"], future, **others)
         factorization = cacheflow.model.factorization
+        around = known.get("neighbors")
+        novelty = cacheflow.novelty(known["history"], around).cpu()
+        alarm = {"novel": float((novelty > 1).float().mean())}
+        if self.other_side is not None:
+            other = self.other_side.rows(torch.arange(0, len(held_out), every))
+            strange = cacheflow.novelty(other["history"], other.get("neighbors")).cpu()
+            came = torch.arange(2 * len(novelty)) >= len(novelty)
+            alarm["other_side_auroc"] = auroc(torch.cat([novelty, strange]), came)
         return {
             "nll": -float(log_prob.mean()) / future[0].numel(),
             "best_of_20": _best(cached.samples.cpu(), future),
@@ -143,6 +170,7 @@ class CacheFlowRecipe:
             "reconstruction_error": float(factorization.error),
             "explained": float(factorization.explained),
             "coverage": float(cacheflow.coverage(cacheflow.condition(**known)).mean()),
+            **alarm,
         }
 
     def save(self, folder: Path, trainer: Trainer) -> None:

@@ -155,7 +155,8 @@ class Recipe:
             windows = self._cut(made, network.inputs)
         shapes = {key: (windows.observations[key], spec.shape) for key, spec in self.inputs.items()}
         shapes[ACTION] = windows.actions, (self.env.action.dim,)
-        read = self.scene.rows if self.scene else {}
+        by_row = self.scene or network.kind == "cacheflow"
+        read = network.scene.rows if by_row else {}
         for key, (frames, expected) in shapes.items():
             given, rows = tuple(frames.shape[1:]), read.get(key)
             enough = rows is not None and given == (min(rows, expected[0]), *expected[1:])

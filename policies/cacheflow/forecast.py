@@ -130,9 +130,12 @@ class CacheFlow:
         return queries.event_probability(self.log_weights(mixture), events.to(self.table.z.device))
 
     @torch.inference_mode()
-    def novelty(self, history: torch.Tensor) -> torch.Tensor:
-        """(A,) how unlike those of training pasts (A, O, H) are; usual ones lie below 1."""
-        return self.model.familiarity(history.to(self.table.z.device))
+    def novelty(self, history: torch.Tensor, neighbors: torch.Tensor | None = None) -> torch.Tensor:
+        """(A,) how unlike those of training pasts (A, O, H) and neighbors (A, P, ...) are; usual
+        ones lie below 1."""
+        device = self.table.z.device
+        around = neighbors if neighbors is None else neighbors.to(device)
+        return self.model.familiarity(history.to(device), around)
 
     @torch.inference_mode()
     def coverage(self, mixture: Mixture) -> torch.Tensor:

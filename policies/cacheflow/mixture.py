@@ -31,6 +31,7 @@ class MixtureEncoder(nn.Module):
 
     mean: torch.Tensor
     scale: torch.Tensor
+    neighbor_scale: torch.Tensor
 
     def __init__(
         self, history: int, dims: int, *, components: int, width: int, command: int = 0,
@@ -48,6 +49,8 @@ class MixtureEncoder(nn.Module):
             if neighbors
             else None
         )
+        if neighbors:
+            self.register_buffer("neighbor_scale", torch.ones(neighbors))
         self.head = nn.Sequential(
             nn.SiLU(), nn.Linear(width, 2 * width), nn.SiLU(),
             nn.Linear(2 * width, components * (1 + 2 * dims)),
@@ -57,10 +60,14 @@ class MixtureEncoder(nn.Module):
             means.copy_(torch.randn(components, dims))
 
     @torch.no_grad()
-    def fit(self, history: torch.Tensor) -> None:
-        """Take the scales of histories (n, O, H)."""
+    def fit(self, history: torch.Tensor, neighbors: torch.Tensor | None = None) -> None:
+        """Take the scales of histories (n, O, H), and of neighbors (n, P, ...) where there are."""
         self.mean.copy_(history.double().mean((0, 1)))
         self.scale.copy_(history.double().std((0, 1), correction=0).clamp(min=1e-3))
+        if neighbors is not None:
+            flat = neighbors.flatten(2)
+            there = flat[flat.isfinite().all(-1)]
+            self.neighbor_scale.copy_(there.square().mean(0).sqrt().clamp(min=1e-3))
 
     def forward(
         self,
@@ -77,7 +84,7 @@ class MixtureEncoder(nn.Module):
             assert neighbors is not None
             flat = neighbors.flatten(2)
             there = flat.isfinite().all(-1, keepdim=True)
-            each = self.neighbor(torch.where(there, flat, 0.0))
+            each = self.neighbor(torch.where(there, flat, 0.0) / self.neighbor_scale)
             nobody = each.new_zeros(len(each), 1, each.shape[-1])
             hidden = hidden + torch.cat([torch.where(there, each, 0.0), nobody], 1).amax(1)
         rows = self.head(hidden).unflatten(-1, (self.components, -1))

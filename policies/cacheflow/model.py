@@ -82,7 +82,7 @@ class CacheFlowModel(nn.Module):
         self.flow: Flow = FLOWS[config.flow](
             config.dims, layers=config.flow_layers, width=config.flow_width
         )
-        self.familiarity = Familiarity(*history)
+        self.familiarity = Familiarity(*history, neighbors)
         self.encoder = MixtureEncoder(
             history[1], config.dims, components=config.components, width=config.width,
             command=command, neighbors=neighbors,
@@ -98,8 +98,8 @@ class CacheFlowModel(nn.Module):
             neighbors=others,
         )  # fmt: skip
         model.factorization.fit(samples.future, standardize=config.standardize)
-        model.encoder.fit(samples.history)
-        model.familiarity.fit(samples.history)
+        model.encoder.fit(samples.history, samples.neighbors)
+        model.familiarity.fit(samples.history, samples.neighbors)
         return model
 
     def condition(

@@ -84,7 +84,7 @@ class CacheFlowPolicy:
         rows = torch.arange(len(best))
         alarms = {
             UNCOVERED: self.cacheflow.coverage(mixture) < self.alarm,
-            NOVEL: self.cacheflow.novelty(seen["history"]) > 1,
+            NOVEL: self.cacheflow.novelty(seen["history"], seen.get("neighbors")) > 1,
         }
         report = AccelReport(network_evaluations=1, candidates=self.samples)
         raised = {name: rows.tolist() for name, rows in alarms.items() if rows.any()}

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch.nn.functional import one_hot
+from torch.nn.functional import one_hot, pad
 
+from fastloop.policies.diffusion.scene import SceneConfig
 from fastloop.policies.spec import TensorSpec
 
-__all__ = ["NEIGHBORS", "check_inputs", "read"]
+__all__ = ["NEAREST", "check_inputs", "read"]
 
-NEIGHBORS = "observation.neighbors"
+NEAREST = SceneConfig().rows
+"""Observations that are sets, nearest first, and how many of each are read."""
+EVERY = 6  # of the points of a polyline, which is read
 
 
 def check_inputs(inputs: Mapping[str, TensorSpec]) -> None:
@@ -28,7 +31,7 @@ def check_inputs(inputs: Mapping[str, TensorSpec]) -> None:
                 f"{key} must be one whole number from 0 to some highest to be a command, it is "
                 f"{spec}"
             )
-    if not any(key != NEIGHBORS and not _is_command(spec) for key, spec in inputs.items()):
+    if not any(key not in NEAREST and not _is_command(spec) for key, spec in inputs.items()):
         raise ValueError(f"cacheflow needs a history beside {', '.join(inputs) or 'nothing'}")
 
 
@@ -37,16 +40,21 @@ def read(
 ) -> dict[str, torch.Tensor]:
     """The condition of observations (B, O, ...) by key, float32.
 
-    Whole numbers become the command (the newest, one-hot), `NEIGHBORS` (P, ...) the neighbors (the
-    newest; rows of zeros are nobody), and all else, flat, the history.
+    Whole numbers become the command (the newest, one-hot), the sets of `NEAREST` the neighbors (the
+    newest; rows of zeros are nobody; of two sets, each row says of which it is), and all else,
+    flat, the history.
+
+    Raises:
+        ValueError: a command that there is not, or a set whose numbers are not finite.
     """
-    history, command, read = [], [], {}
+    history, command, sets = [], [], []
     for key, spec in inputs.items():
         value = observations[key]
-        if key == NEIGHBORS:
-            rows = value[:, -1].float()
-            nobody = (rows == 0).flatten(2).all(-1).view(*rows.shape[:2], *[1] * (rows.ndim - 2))
-            read["neighbors"] = rows.masked_fill(nobody, torch.nan)
+        if key in NEAREST:
+            rows = value[:, -1, : NEAREST[key]].float()
+            if not rows.isfinite().all():  # the model would take it for nobody
+                raise ValueError(f"{key} must hold finite numbers only")
+            sets.append(rows[..., ::EVERY, :].flatten(2) if rows.ndim == 4 else rows)
         elif _is_command(spec):
             newest = value[:, -1].long()
             if not ((newest >= 0) & (newest <= int(spec.high))).all():
@@ -56,8 +64,25 @@ def read(
             command.append(one_hot(newest, 1 + int(spec.high)).float())
         else:
             history.append(value.float().flatten(2))
-    read["history"] = torch.cat(history, -1)
-    return read | ({"command": torch.cat(command, -1)} if command else {})
+    read = {"history": torch.cat(history, -1)}
+    if command:
+        read["command"] = torch.cat(command, -1)
+    if sets:
+        read["neighbors"] = _joined(sets)
+    return read
+
+
+def _joined(sets: list[torch.Tensor]) -> torch.Tensor:
+    """Sets (B, P, W) of any P and W as one, NaN for rows of zeros."""
+    widest, found = max(rows.shape[-1] for rows in sets), []
+    for k, rows in enumerate(sets):
+        nobody = (rows == 0).all(-1, keepdim=True)
+        rows = pad(rows, (0, widest - rows.shape[-1]))
+        if len(sets) > 1:
+            kind = one_hot(torch.tensor(k), len(sets)).to(rows)
+            rows = torch.cat([rows, kind.expand(*rows.shape[:2], -1)], -1)
+        found.append(rows.masked_fill(nobody, torch.nan))
+    return torch.cat(found, 1)
 
 
 def _is_command(spec: TensorSpec) -> bool:
