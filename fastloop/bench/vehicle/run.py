@@ -71,10 +71,12 @@ def run(config: VehicleBenchConfig) -> int:
     console = Console()
     folder = make_run_dir("bench", config.run_dir)
     with console.status(f"ticking at {config.hz:g} Hz for {config.seconds:g} s"):
+        began = time.process_time()
         node = _ticks(config)
+        spent_ms = 1e3 * (time.process_time() - began)
     with console.status(f"killing {config.kills} nodes"):
         takeovers = [_kill(config) for _ in range(config.kills)]
-    return _report(config, node, takeovers, folder, console)
+    return _report(config, node, spent_ms, takeovers, folder, console)
 
 
 def _check(config: VehicleBenchConfig) -> None:
@@ -150,7 +152,12 @@ def _kill(config: VehicleBenchConfig) -> float:
 
 
 def _report(
-    config: VehicleBenchConfig, node: Node, takeovers: list[float], folder: Path, console: Console
+    config: VehicleBenchConfig,
+    node: Node,
+    spent_ms: float,
+    takeovers: list[float],
+    folder: Path,
+    console: Console,
 ) -> int:
     assert node.loop is not None
     loop, bounds = node.loop, config.bounds
@@ -166,6 +173,7 @@ def _report(
         aim = bounds.takeover_periods
         rows.append(("takeover_max", max(periods), "periods", aim, len(periods)))
     ticks = loop.rungs.total() - 1  # the last one is the stop that was asked for
+    rows.append(("processor_time_a_tick", spent_ms / ticks, "ms", None, ticks))
     rows.append(("ticks_with_a_fresh_plan", loop.rungs[0] / ticks, "1", None, ticks))
     table = Table("what", "measured", "aim", "unit", "n")
     for what, value, unit, bound, n in rows:
