@@ -306,6 +306,9 @@ def test_eval_says_the_same_for_any_number_of_simulators(trained, tmp_path, num_
         ["chunking=ensemble"],
         ["clock.kind=replay", "clock.latency_ms=[50,350,900]"],
         ["clock.kind=replay", "clock.latency_ms=[250]", "chunking=ensemble"],
+        ["clock.kind=replay", "clock.latency_ms=[250]", "chunking=real_time"],
+        ["accel=none", "chunking=real_time", "real_time.form=guidance", "clock.kind=wall"],
+        ["chunking=real_time", "policy.samples=2", "policy.selector=coherence"],
         ["clock.kind=wall"],
         ["policy.sampler.kind=ddim", "policy.n_action_steps=1"],
     ],
@@ -389,7 +392,9 @@ def test_an_accelerator_that_would_save_nothing_is_told(trained, tmp_path, capsy
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["chunking=magic"], "unknown chunking 'magic'; have: receding, ensemble"),
+        (["chunking=magic"], "unknown chunking 'magic'; have: receding, ensemble, real_time"),
+        (["chunking=real_time", "real_time.form=x"], "unknown real_time.form 'x'"),
+        (["chunking=real_time", "real_time.form=guidance"], "reuses of an earlier step has none"),
         (["clock.kind=sand"], "unknown clock 'sand'; have: frozen, replay, measured, wall"),
         (["clock.kind=replay"], ""),
         (["video=always"], ""),
