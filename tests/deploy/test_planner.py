@@ -110,7 +110,7 @@ def test_an_ensemble_is_executed_as_it_averages():
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(torch.zeros(2), r"has shape \(2,\)"), (torch.tensor([torch.nan]), "finite")],
+    [(torch.zeros(2), r"has shape \(2,\)"), (torch.full((1,), torch.nan), "finite")],
 )
 def test_observations_of_another_shape_or_of_nan_are_refused(value, words):
     planner = SessionPlanner({"full": Counting()}, {KEY: lambda snapshot: value})
