@@ -70,7 +70,15 @@ def event_probability(weights: torch.Tensor, events: torch.Tensor) -> torch.Tens
 
     Returns:
         (A, E).
+
+    Raises:
+        ValueError: the events are not of these futures.
     """
+    if events.shape[-1] != weights.shape[-1]:
+        raise ValueError(
+            f"an event says of each of the {weights.shape[-1]} futures whether it happens, got "
+            f"events of shape {tuple(events.shape)}"
+        )
     shares = weights.softmax(-1)
     return (shares[:, None] @ events.to(shares).transpose(-1, -2))[:, 0]
 

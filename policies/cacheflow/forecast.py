@@ -40,9 +40,18 @@ class CacheFlow:
     Args:
         model: its weights; put in evaluation mode.
         table: of its flow.
+
+    Raises:
+        ValueError: the table is not of such a model.
     """
 
     def __init__(self, model: CacheFlowModel, table: FlowTable) -> None:
+        held = table.z.shape[1], tuple(table.futures.shape[1:])
+        if held != (model.config.dims, model.shapes["future"]):
+            raise ValueError(
+                f"the table holds {held[0]} numbers a future of shape {held[1]}, the model makes "
+                f"{model.config.dims} of {model.shapes['future']}: build its own table"
+            )
         self.model = model.eval().requires_grad_(False)
         self.table = table
 

@@ -10,6 +10,7 @@ from fastloop.accel.flow_table.mixture import Mixture
 
 __all__ = ["MixtureEncoder"]
 
+FARTHEST = 1e3  # standard deviations from the mean that an input is told apart
 LEAST_DEVIATION = 0.03  # of whitened coordinates: float32 densities stay exact to 1e-2 nats
 
 
@@ -76,7 +77,7 @@ class MixtureEncoder(nn.Module):
         neighbors: torch.Tensor | None = None,
     ) -> Mixture:
         """Of A agents: (A, O, H), (A, C), (A, P, ...) with NaN for who is not there."""
-        seen = (history - self.mean) / self.scale
+        seen = ((history - self.mean) / self.scale).clamp(-FARTHEST, FARTHEST)
         hidden = self.recurrent(seen)[0][:, -1] + self.newest(seen[:, -1])
         if self.command is not None:
             hidden = hidden + self.command(command)
@@ -84,7 +85,8 @@ class MixtureEncoder(nn.Module):
             assert neighbors is not None
             flat = neighbors.flatten(2)
             there = flat.isfinite().all(-1, keepdim=True)
-            each = self.neighbor(torch.where(there, flat, 0.0) / self.neighbor_scale)
+            rows = torch.where(there, flat, 0.0) / self.neighbor_scale
+            each = self.neighbor(rows.clamp(-FARTHEST, FARTHEST))
             nobody = each.new_zeros(len(each), 1, each.shape[-1])
             hidden = hidden + torch.cat([torch.where(there, each, 0.0), nobody], 1).amax(1)
         rows = self.head(hidden).unflatten(-1, (self.components, -1))

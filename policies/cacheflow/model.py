@@ -111,8 +111,9 @@ class CacheFlowModel(nn.Module):
         """The mixtures of A agents.
 
         Raises:
-            ValueError: fewer past steps than needed, or of another width; positions that are not
-                finite; a command or neighbors that are missing, or that nothing was learned of.
+            ValueError: fewer past steps than needed, or of another width; numbers that are not
+                finite, but for neighbors who are NaN all over and not there; a command or neighbors
+                that are missing, or that nothing was learned of.
         """
         steps = self.shapes["history"]
         if tuple(history.shape[1:]) != steps:
@@ -125,19 +126,37 @@ class CacheFlowModel(nn.Module):
             if (part is None) != (not self.shapes[name]):
                 what = "needs" if part is None else "was learned without"
                 raise ValueError(f"this model {what} {name}")
-        wanted = self.shapes["neighbors"]
-        if neighbors is not None and neighbors[0, 0].numel() != wanted:
+        if command is not None and command.shape[1:] != (self.shapes["command"],):
             raise ValueError(
-                f"{wanted} numbers of each neighbor are needed, got {tuple(neighbors.shape[2:])}"
+                f"a command of {self.shapes['command']} numbers is needed, got "
+                f"{tuple(command.shape[1:])}"
             )
         for name, part in {"history": history, "command": command}.items():
             if part is not None and not part.isfinite().all():
                 raise ValueError(f"{name} must hold finite numbers only")
+        if neighbors is not None:
+            wanted, there = self.shapes["neighbors"], neighbors.flatten(2).isfinite()
+            if there.shape[-1] != wanted:
+                raise ValueError(
+                    f"{wanted} numbers of each neighbor are needed, got "
+                    f"{tuple(neighbors.shape[2:])}"
+                )
+            if neighbors.isinf().any() or (there.any(-1) != there.all(-1)).any():
+                raise ValueError("a neighbor must be finite numbers only, or NaN only: not there")
         return self.encoder(history, command, neighbors)
 
     def base(self, futures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """z (..., d) of futures (..., T, F), and what is to be subtracted from log q(z | c) (...,)
-        for the log-density of the futures."""
+        for the log-density of the futures.
+
+        Raises:
+            ValueError: for futures of another shape.
+        """
+        if tuple(futures.shape[-2:]) != self.shapes["future"]:
+            raise ValueError(
+                f"futures of {' x '.join(map(str, self.shapes['future']))} numbers are known, got "
+                f"{' x '.join(map(str, futures.shape[-2:]))}"
+            )
         z, log_det = self.flow.inverse(self.factorization.project(futures))
         return z, log_det - self.factorization.log_volume(futures)
 

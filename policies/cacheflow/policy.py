@@ -82,9 +82,10 @@ class CacheFlowPolicy:
         log_prob = drawn.log_prob.cpu()
         best = log_prob.argmax(1)
         rows = torch.arange(len(best))
-        alarms = {
-            UNCOVERED: self.cacheflow.coverage(mixture) < self.alarm,
-            NOVEL: self.cacheflow.novelty(seen["history"], seen.get("neighbors")) > 1,
+        novelty = self.cacheflow.novelty(seen["history"], seen.get("neighbors"))
+        alarms = {  # so that what is no number is an alarm
+            UNCOVERED: ~(self.cacheflow.coverage(mixture) >= self.alarm),
+            NOVEL: ~(novelty <= 1),
         }
         report = AccelReport(network_evaluations=1, candidates=self.samples)
         raised = {name: rows.tolist() for name, rows in alarms.items() if rows.any()}

@@ -89,6 +89,8 @@ def test_every_arm_is_measured(measured):
             assert found[f"latency_p50_{of}_{arm}"]["n"] == 2
             assert found[f"latency_cold_max_{of}_{arm}"]["n"] == 1
             assert (f"speedup_{of}_cacheflow_over_{arm}" in found) == (arm != "cacheflow")
+    for name in ("density", "draw"):
+        assert found[f"latency_p50_{name}"]["n"] == 2
     assert found["apd_constant_velocity"]["value"] == 0
     assert found["nll_cacheflow"] == found["nll_uncached_flow"], "the weights are the same"
     assert found["min_ade_cacheflow"] != found["min_ade_uncached_flow"]

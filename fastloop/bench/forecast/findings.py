@@ -37,8 +37,10 @@ class ForecastFindings:
     faster: tuple[Interval, ...] = ()
 
 
-def metrics(arms: Sequence[ForecastFindings], agents: int) -> dict[str, dict[str, Any]]:
-    """The metrics of ``result.json``, named ``<quantity>_<arm>``."""
+def metrics(
+    arms: Sequence[ForecastFindings], asked: Mapping[str, LatencySummary], agents: int
+) -> dict[str, dict[str, Any]]:
+    """The metrics of ``result.json``, named ``<quantity>_<arm>``, and latencies of `QUERIES`."""
     found: dict[str, dict[str, Any]] = {}
     for arm in arms:
         for name, interval in arm.errors.items():
@@ -48,13 +50,23 @@ def metrics(arms: Sequence[ForecastFindings], agents: int) -> dict[str, dict[str
         for name, interval in arm.gaps.items():
             found[f"{name}_difference_{arm.name}"] = _measured(interval, UNITS[name])
         for of, latency in zip((1, agents), arm.latency, strict=True):
-            for name in ("p50", "p90", "p99", "max", "cold_max"):
-                value = _number(getattr(latency, name))
-                n = latency.cold_n if name == "cold_max" else latency.n
-                found[f"latency_{name}_{of}_{arm.name}"] = {"value": value, "unit": "ms", "n": n}
+            found |= _timed(latency, f"{of}_{arm.name}")
         for of, faster in zip((1, agents), arm.faster, strict=False):
             found[f"speedup_{of}_{CACHED}_over_{arm.name}"] = _measured(faster, "x")
+    for name, latency in asked.items():
+        found |= _timed(latency, name)
     return found
+
+
+def _timed(latency: LatencySummary, of: str) -> dict[str, dict[str, Any]]:
+    return {
+        f"latency_{name}_{of}": {
+            "value": _number(getattr(latency, name)),
+            "unit": "ms",
+            "n": latency.cold_n if name == "cold_max" else latency.n,
+        }
+        for name in ("p50", "p90", "p99", "max", "cold_max")
+    }
 
 
 def _measured(interval: Interval, unit: str) -> dict[str, Any]:

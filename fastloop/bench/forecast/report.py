@@ -10,12 +10,13 @@ from rich.console import Console
 
 from fastloop.bench.forecast.findings import CACHED, ForecastFindings
 from fastloop.bench.forecast.measure import CHOICE
+from fastloop.bench.forecast.timing import QUERIES
 from fastloop.bench.report import Table
 from fastloop.sims.report.console import text_table
 from fastloop.sims.report.markup import element, table
 from fastloop.sims.report.page import fill_page, provenance_section
 from fastloop.sims.report.text import difference_cell, milliseconds, times
-from fastloop.sims.stats import Interval
+from fastloop.sims.stats import Interval, LatencySummary
 
 __all__ = ["caption", "print_tables", "render_forecast_bench", "tables"]
 
@@ -33,7 +34,9 @@ def caption(samples: int, drawn: int) -> str:
     )
 
 
-def tables(arms: Sequence[ForecastFindings], agents: int) -> list[Table]:
+def tables(
+    arms: Sequence[ForecastFindings], asked: Mapping[str, LatencySummary], agents: int
+) -> list[Table]:
     """What people read."""
     events = [name.removeprefix("ece_") for name in arms[0].events if name.startswith("ece_")]
     found = [
@@ -74,6 +77,12 @@ def tables(arms: Sequence[ForecastFindings], agents: int) -> list[Table]:
             ("arm", "agents", "p50", "p90", "p99", "max", "cold", "n"),
             [[one.name, str(of), *map(milliseconds, (it.p50, it.p90, it.p99, it.max, it.cold_max)),
               str(it.n)] for one in arms for of, it in zip((1, agents), one.latency, strict=True)],
+        ),
+        Table(
+            "Latency of what a table is asked for one agent",
+            ("what", "p50", "p90", "p99", "max", "cold", "n"),
+            [[QUERIES[name], *map(milliseconds, (it.p50, it.p90, it.p99, it.max, it.cold_max)),
+              str(it.n)] for name, it in asked.items()],
         ),
         Table(
             f"How much sooner {CACHED} is there",

@@ -15,14 +15,14 @@ from fastloop.bench.forecast.findings import CACHED, ForecastFindings, metrics
 from fastloop.bench.forecast.forecasters import Forecaster
 from fastloop.bench.forecast.measure import Scores, event_intervals, intervals, score
 from fastloop.bench.forecast.report import caption, print_tables, render_forecast_bench, tables
-from fastloop.bench.forecast.timing import time_in_turns
+from fastloop.bench.forecast.timing import time_in_turns, time_queries
 from fastloop.bench.forecast.training import data_digest
 from fastloop.datasets.scores.sampled import alike
 from fastloop.datasets.trajectories import Trajectories, TrajectoryData
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 from fastloop.sims.interrupts import catch_interrupts
-from fastloop.sims.stats import Interval, latency_summary, ratio_of_medians
+from fastloop.sims.stats import Interval, LatencySummary, latency_summary, ratio_of_medians
 from fastloop.sims.targets import build
 
 __all__ = ["run"]
@@ -55,9 +55,13 @@ def run(config: ForecastBenchConfig) -> int:
     test = _chosen(data.test, config.limit)
     scores = _score(arms, test, data.same_situation, config, console)
     timed = [_time(arms, test, agents, config, console) for agents in (1, config.timed_agents)]
+    asked = {
+        name: latency_summary(ms, [True] + [False] * (len(ms) - 1))
+        for name, ms in time_queries(config.repeats, config.device).items()
+    }
     with console.status("intervals"):
         found = _find(scores, timed, test)
-    return _report(found, data, test, config, folder, console)
+    return _report(found, asked, data, test, config, folder, console)
 
 
 def _check(config: ForecastBenchConfig) -> None:
@@ -157,6 +161,7 @@ def _faster(name: str, timed: list[dict[str, list[float]]]) -> tuple[Interval, .
 
 def _report(
     found: list[ForecastFindings],
+    asked: Mapping[str, LatencySummary],
     data: TrajectoryData,
     test: Trajectories,
     config: ForecastBenchConfig,
@@ -172,8 +177,8 @@ def _report(
         "device": config.device,
         "threads": torch.get_num_threads(),
     }
-    write_result(folder, "bench", config, metrics(found, config.timed_agents), **facts)
-    made, told = tables(found, config.timed_agents), caption(config.samples, config.drawn)
+    write_result(folder, "bench", config, metrics(found, asked, config.timed_agents), **facts)
+    made, told = tables(found, asked, config.timed_agents), caption(config.samples, config.drawn)
     about = f"{data.name}, {len(test)} trajectories"
     page = folder / "bench.html"
     text = render_forecast_bench(made, told, about, provenance(**facts), config_yaml(config))

@@ -191,3 +191,9 @@ def test_a_table_in_another_precision_is_the_same(table, mixture):
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_events_of_other_futures_are_refused(mixture, table):
+    weights = queries.log_base(table(), mixture())
+    with pytest.raises(ValueError, match=r"each of the 40 futures .* shape \(2, 39\)"):
+        queries.event_probability(weights, torch.ones(2, 39))

@@ -154,6 +154,14 @@ def test_commands_and_neighbors_matter_and_neighbors_have_no_order(small, sample
         weights(command=None)
     with pytest.raises(ValueError, match="4 numbers of each neighbor are needed"):
         weights(neighbors=neighbors[..., :1])
+    assert weights(neighbors=neighbors[:, :0]).isfinite().all()
+    for strange in (torch.nan, torch.inf):
+        torn = neighbors.clone()
+        torn[0, 0, 0, 1] = strange
+        with pytest.raises(ValueError, match="finite numbers only, or NaN only"):
+            weights(neighbors=torn)
+    with pytest.raises(ValueError, match=r"a command of 3 numbers is needed, got \(2,\)"):
+        weights(command=command[:, :2])
 
 
 def test_bad_conditions_are_refused(trained, samples):
@@ -164,6 +172,23 @@ def test_bad_conditions_are_refused(trained, samples):
         trained.forecast(history * torch.tensor([[[1.0, torch.inf]]]), 4, rng(3))
     with pytest.raises(ValueError, match="was learned without command"):
         trained.forecast(history, 4, rng(3), command=torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="futures of 6 x 2 numbers are known, got 5 x 2"):
+        trained.log_prob(history, samples(3, 5).future[:, 1:])
+
+
+@pytest.mark.parametrize("far", [1e3, 1e12, 3e38])
+def test_a_condition_far_outside_is_told_and_still_answered(trained, samples, far):
+    history = samples(3, 5).history.sign() * far
+    assert (~(trained.novelty(history) <= 1)).all()
+    drawn = trained.forecast(history, 4, rng(3))
+    assert drawn.samples.isfinite().all()
+    assert not drawn.log_prob.isnan().any()
+
+
+def test_a_table_of_another_model_is_refused(trained, small, samples):
+    other = small(samples(50), dims=3)
+    with pytest.raises(ValueError, match="the table holds 4 numbers a future of shape"):
+        CacheFlow(other, trained.table)
 
 
 def test_bad_samples_and_sizes_are_refused(samples):
