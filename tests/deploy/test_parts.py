@@ -39,9 +39,7 @@ def test_a_node_lives():
         life.go(transition)
     assert life.state == "finalized"
     assert told[0] == ("configure", "unconfigured", "configuring")
-    with pytest.raises(
-        IllegalTransitionError, match="finalized; .* here: none"
-    ):
+    with pytest.raises(IllegalTransitionError, match="finalized; .* here: none"):
         life.go("configure")
 
 

@@ -25,7 +25,7 @@ NEEDED = {
 }
 GROUPS = {
     "policy": "eval", "accel": "eval", "sim": "eval", "expert": "record", "dataset": "train",
-    "network": "train",
+    "network": "train", "deploy": "run",
 }  # fmt: skip
 
 
