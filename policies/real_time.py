@@ -139,7 +139,8 @@ class RealTimePolicy(DiffusionPolicy):
         steered = copy.copy(self)
         steered.loop = self._steered(known)
         chunks, report, reports = DiffusionPolicy.draw(steered, history, noise)
-        if not bound.all():
+        if self.config.form == "guidance" and not bound.all():
+            # Kernels that can be differentiated may round differently from those that need not.
             free, more, _ = super().draw(history, noise)
             chunks = torch.where(bound[:, None, None, None], chunks, free)
             evaluations = report.network_evaluations + more.network_evaluations
