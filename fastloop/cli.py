@@ -24,7 +24,7 @@ from fastloop import schemas
 from fastloop.accel.report import AcceleratorIdleError
 from fastloop.extras import MissingExtraError
 
-__all__ = ["main"]
+__all__ = ["configure", "main"]
 
 VERBS = {
     "eval": "run a policy in a simulator, plain and accelerated, and report what was lost and won",
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         name, overrides = _named(verb, overrides)
         module = importlib.import_module(f"fastloop.verbs.{verb}")
-        return int(module.run(_compose(name, overrides)))
+        return int(module.run(configure(name, overrides)))
     except KeyboardInterrupt:
         console.print("interrupted; what was finished is kept")
         return 130
@@ -100,7 +100,12 @@ def _named(verb: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:
     return TASKS[verb][words[0]], words[1:]
 
 
-def _compose(name: str, overrides: Sequence[str]) -> object:
+def configure(name: str, overrides: Sequence[str]) -> object:
+    """The configuration `name` with `overrides`, an object of its schema.
+
+    Raises:
+        HydraException, OmegaConfBaseException, ValueError: an override does not fit.
+    """
     schemas.register()
     with initialize_config_module("fastloop.configs", version_base="1.3"):
         composed = compose(name, overrides=list(overrides))

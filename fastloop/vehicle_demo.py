@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 
-from fastloop.cli import _compose
+from fastloop.cli import configure
 from fastloop.config import RunVerbConfig
 from fastloop.deploy.bags.from_drive import bag_of_drive
 from fastloop.deploy.messages import Messages
@@ -33,7 +33,7 @@ def main(drive: str | None = None) -> int:
         endpoint = f"tcp/127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "fastloop.deploy.bags.replaying", str(bag), endpoint]
     sources: list[subprocess.Popen[bytes]] = []
-    config = _compose("run", [
+    config = configure("run", [
         "policy=constant_turn_rate", "film=true", f"duration_s={SECONDS}", f"run_dir={folder}",
         "deploy.state.topic=/odometry", "deploy.frame=odom",
         f"deploy.zenoh.listen=[{endpoint}]", "deploy.zenoh.connect=[]",

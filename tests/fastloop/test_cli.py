@@ -186,7 +186,7 @@ def test_a_fault_of_ours_is_not_hidden(run, monkeypatch):
 
 
 def composed(verb, *overrides):
-    return cli._compose(verb, [*NEEDED.get(verb, []), *overrides])
+    return cli.configure(verb, [*NEEDED.get(verb, []), *overrides])
 
 
 @pytest.mark.parametrize("verb", VERBS)
