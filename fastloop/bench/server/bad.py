@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
 from fastloop.bench.server.clients import example
@@ -16,35 +18,50 @@ from fastloop.extras import require
 __all__ = ["bad_clients"]
 
 PAUSE_S = 0.02
+START_S = 180.0
 
 
 @contextmanager
-def bad_clients(port: int, stalling: int, garbage: int) -> Iterator[list[int]]:
-    """They are at it as long as the context lasts.
+def bad_clients(port: int, stalling: int, garbage: int) -> Iterator[None]:
+    """They are at it as long as the context lasts, in a process of their own: what they do to the
+    server is asked, not what they do to the other clients' process."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    arguments = (port, stalling, garbage, theirs)
+    process = context.Process(target=_be_bad, args=arguments, daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(START_S):
+            raise RuntimeError(f"the bad clients did not start within {START_S:g} s")
+        yield
+    finally:
+        ours.close()
+        process.join(10.0)
+        if process.is_alive():
+            process.kill()
 
-    Yields:
-        how often each of them has connected, the stalling ones first.
-    """
-    stop, counts, threads = threading.Event(), [0] * (stalling + garbage), []
 
-    def work(place: int, act: Callable[[int, threading.Event, random.Random], None]) -> None:
-        draw = random.Random(place)
+def _be_bad(port: int, stalling: int, garbage: int, connection: Connection) -> None:
+    """Until the other end of `connection` is closed."""
+    stop, threads = threading.Event(), []
+
+    def work(act: Callable[[int, threading.Event, random.Random], None], seed: int) -> None:
+        draw = random.Random(seed)
         while not stop.is_set():
-            counts[place] += 1
             with suppress(OSError, TimeoutError, *_closed()):
                 act(port, stop, draw)
             stop.wait(PAUSE_S)
 
-    for place in range(stalling + garbage):
-        act = _stall if place < stalling else _send_garbage
-        threads.append(threading.Thread(target=work, args=(place, act), daemon=True))
+    for seed in range(stalling + garbage):
+        act = _stall if seed < stalling else _send_garbage
+        threads.append(threading.Thread(target=work, args=(act, seed), daemon=True))
         threads[-1].start()
-    try:
-        yield counts
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(10.0)
+    connection.send("started")
+    connection.poll(None)
+    stop.set()
+    for thread in threads:
+        thread.join(5.0)
 
 
 def _closed() -> tuple[type[Exception], ...]:

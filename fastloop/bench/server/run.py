@@ -31,10 +31,7 @@ def run(config: ServerBenchConfig) -> int:
     console = Console()
     folder = make_run_dir("bench", config.run_dir)
     found: dict[str, Asked] = {}
-    with console.status("starting the server"):
-        context = serving(config)
-        port = context.__enter__()
-    try:
+    with serving(config) as port:
         rate = (config.clients, config.hz, config.seconds)
         with console.status(f"{config.clients} clients at {config.hz:g} Hz"):
             found["alone"] = ask_all(port, *rate)
@@ -42,12 +39,9 @@ def run(config: ServerBenchConfig) -> int:
         if bad:
             with (
                 console.status(f"the same beside {bad} bad ones"),
-                bad_clients(port, config.stalling, config.garbage) as connected,
+                bad_clients(port, config.stalling, config.garbage),
             ):
                 found["beside_bad_clients"] = ask_all(port, *rate)
-            console.print(f"the bad ones connected {sum(connected)} times", highlight=False)
-    finally:
-        context.__exit__(None, None, None)
     write_result(folder, "bench", config, _metrics(found))
     console.print(_table(found))
     for asked in found.values():
