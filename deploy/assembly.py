@@ -21,7 +21,7 @@ from fastloop.deploy.ladder import Ladder
 from fastloop.deploy.loop import Loop, LoopConfig
 from fastloop.deploy.messages import Messages
 from fastloop.deploy.motion import State
-from fastloop.deploy.planner import Reader, SessionPlanner
+from fastloop.deploy.planner import Reader, SessionPlanner, inputs_of
 from fastloop.deploy.readers import READS, make_reader
 from fastloop.deploy.transport.base import Sample
 from fastloop.deploy.vehicle import Vehicle
@@ -33,7 +33,8 @@ from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
 
 __all__ = ["env_of", "make_body", "make_loop"]
 
-SHAPES = {"ego_states": (1, 6), "ego_heading": (1,)}
+SHAPES: dict[str, tuple[int, ...]] = {"ego_states": (1, 6), "ego_heading": (1,), "number": ()}
+DTYPES = {"picture": "uint8", "number": "int64"}
 
 
 def env_of(config: DeployConfig) -> EnvSpec:
@@ -42,7 +43,7 @@ def env_of(config: DeployConfig) -> EnvSpec:
     for key, given in config.inputs.items():
         reads = _reads(config, given)
         shape = tuple(given.shape) or SHAPES.get(reads, (len(config.joints),))
-        shown[key] = TensorSpec(shape, "uint8" if reads == "picture" else "float32")
+        shown[key] = TensorSpec(shape, DTYPES.get(reads, "float32"))
     if config.body == "vehicle":
         action = plan_action(config.waypoints, config.plan_hz)
     else:
@@ -85,7 +86,7 @@ def make_loop(
     """The loop of `config` round warm policies.
 
     Args:
-        variants: of one policy, the best first.
+        variants: policies that plan the same actions, the best first.
         latencies_s: of each when it was warmed up.
         messages: the types.
         clock: with a virtual one plans take virtual time.
@@ -102,7 +103,8 @@ def make_loop(
             f"a {config.body} is driven by {' or '.join(kinds)}; the policy plans "
             f"{policy.spec.action.kind} of {policy.spec.action.dim} elements"
         )
-    readers = _readers(config, policy)
+    _check_rate(config, variants)
+    readers = _readers(config, inputs_of(variants))
     chunking = _chunking(config, policy)
 
     def planner() -> SessionPlanner:
@@ -140,11 +142,21 @@ def _reads(config: DeployConfig, given: InputConfig) -> str:
     return given.reads or READS.get(given.type or config.state.type, "values")
 
 
-def _readers(config: DeployConfig, policy: Policy) -> dict[str, Reader]:
+def _check_rate(config: DeployConfig, variants: Mapping[str, Policy]) -> None:
+    """An action is for a tick: at another rate it would be another speed."""
+    for name, policy in variants.items():
+        if not math.isclose(policy.spec.control_hz, config.hz):
+            raise ValueError(
+                f"variant {name!r} acts {policy.spec.control_hz:g} times a second, the node ticks "
+                f"{config.hz:g} times: say deploy.hz={policy.spec.control_hz:g}"
+            )
+
+
+def _readers(config: DeployConfig, inputs: Mapping[str, TensorSpec]) -> dict[str, Reader]:
     readers = {}
     for key, given in config.inputs.items():
-        if key in policy.spec.inputs:
-            spec = policy.spec.inputs[key]
+        if key in inputs:
+            spec = inputs[key]
             readers[key] = make_reader(
                 _reads(config, given), given.topic, spec.shape, spec.dtype, config.plan_hz
             )

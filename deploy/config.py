@@ -17,7 +17,8 @@ class InputConfig:
         type: ROS 2 name of its messages.
         max_age_s: older than this it is no observation; null for what is said once and holds.
         reads: how an observation is made of it: `picture`, `ego_states`, `ego_heading`, `state`,
-            `values` (a MultiArray) or `route` (a Path); empty for what its type suggests.
+            `values` (a MultiArray), `number` (one, such as a command) or `route` (a Path); empty
+            for what its type suggests.
         shape: of the observation, where the policy takes what it is given.
     """
 
@@ -36,11 +37,14 @@ class WatchdogConfig:
         enabled: whether there is one.
         silent_periods: until it takes over.
         hold_s: how long it goes on after a node that is gone.
+        listen: endpoints of its own, for those who do not hear of it through the node; empty for
+            any port where the node listens.
     """
 
     enabled: bool = True
     silent_periods: int = 3
     hold_s: float = 30.0
+    listen: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -77,8 +81,8 @@ class DeployConfig:
         wheelbase_m: tells the angle of the front wheels; 0 for none.
         plan_hz, waypoints: of a vehicle's plans, where the policy does not say itself.
         limits: fields of `VehicleLimits` or `ArmLimits`.
-        variants: name to what differs from the policy: `checkpoint`, `n_action_steps` or `sampler`;
-            the best first. None: the policy alone.
+        variants: name to what differs from the policy: `checkpoint`, `n_action_steps`, `sampler`,
+            `decoding` or `accel`; the best first. None: the policy alone.
         chunking: `receding`, `ensemble` or `real_time` (of a policy that denoises).
         zenoh: fields of `ZenohConfig`.
         autoware: version of its trajectory.

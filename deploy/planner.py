@@ -13,14 +13,39 @@ import torch
 from fastloop.deploy.inputs import Snapshot
 from fastloop.deploy.worker import Acted, Event, Installed, Job, Observed, Planned
 from fastloop.policies.base import Budget, Policy
-from fastloop.policies.chunks import Chunking
+from fastloop.policies.chunks import Chunking, RecedingHorizon
 from fastloop.policies.session import Session
-from fastloop.policies.spec import TensorSpec
+from fastloop.policies.spec import PolicySpec, TensorSpec
 
-__all__ = ["Reader", "SessionPlanner"]
+__all__ = ["Reader", "SessionPlanner", "inputs_of"]
 
 Reader = Callable[[Snapshot], Any]
 """A snapshot to the value of one observation key, a tensor or an array; raises ValueError."""
+
+
+def inputs_of(variants: Mapping[str, Policy]) -> dict[str, TensorSpec]:
+    """Everything that one of several policies reads.
+
+    Raises:
+        ValueError: two of them read it differently, or plan different actions.
+    """
+    first = next(iter(variants.values())).spec.action
+    inputs: dict[str, TensorSpec] = {}
+    for name, policy in variants.items():
+        action = policy.spec.action
+        if (action.kind, action.dim) != (first.kind, first.dim):
+            raise ValueError(
+                f"variant {name!r} plans {action.kind} of {action.dim} elements, the first one "
+                f"{first.kind} of {first.dim}"
+            )
+        for key, spec in policy.spec.inputs.items():
+            known = inputs.setdefault(key, spec)
+            if (spec.shape, spec.dtype) != (known.shape, known.dtype):
+                raise ValueError(
+                    f"variant {name!r} reads {key} as {spec.dtype} {spec.shape}, another one as "
+                    f"{known.dtype} {known.shape}"
+                )
+    return inputs
 
 
 class SessionPlanner:
@@ -31,14 +56,13 @@ class SessionPlanner:
     the moment of the newest observation, however the two ran beside each other.
 
     Args:
-        variants: policies of one spec, by name.
-        readers: what fills each of the policy's inputs.
-        chunking: how plans are executed; as the policy says by default.
+        variants: policies that plan the same actions, by name.
+        readers: what fills each of their inputs.
+        chunking: how plans are executed; as the first policy says by default.
         seed: of the noise.
 
     Raises:
-        ValueError: an input of the policy has no reader, or the variants differ in their inputs or
-            actions.
+        ValueError: an input has no reader; and as `inputs_of`.
     """
 
     def __init__(
@@ -49,20 +73,21 @@ class SessionPlanner:
         chunking: Chunking | None = None,
         seed: int = 0,
     ) -> None:
-        first = next(iter(variants.values()))
-        for name, policy in variants.items():
-            if (policy.spec.inputs, policy.spec.action) != (first.spec.inputs, first.spec.action):
-                raise ValueError(f"variant {name!r} reads or plans something else than the first")
-        if missing := [key for key in first.spec.inputs if key not in readers]:
+        inputs = inputs_of(variants)
+        if missing := [key for key in inputs if key not in readers]:
             raise ValueError(
                 f"the policy reads {missing}, which no topic gives; topics give "
                 f"{', '.join(readers) or 'nothing'}"
             )
         self.variants = variants
-        self.inputs = first.spec.inputs
-        self.readers = {key: readers[key] for key in self.inputs}
-        self.window = 1 + first.spec.lags[0]
-        self.session = Session(first, chunking=chunking, seed=seed)
+        self.inputs = inputs
+        self.readers = {key: readers[key] for key in inputs}
+        policies = list(variants.values())
+        chunking = chunking or RecedingHorizon(policies[0].spec.n_action_steps)
+        # Whose history is the longest, which every episode begins with.
+        self.longest = max(policies, key=lambda policy: _kept(policy.spec))
+        self.window = max(1 + policy.spec.lags[0] for policy in policies)
+        self.session = Session(self.longest, chunking=chunking, seed=seed)
         self.episode = 0
         self.actions: torch.Tensor | None = None
         self.frame: dict[str, Any] | None = None
@@ -101,6 +126,7 @@ class SessionPlanner:
     def _begin(self) -> None:
         """Forget everything."""
         self.episode += 1
+        self.session.policy = self.longest
         self.session.begin(0, self.episode)
         self.actions, self.frame, self.begun = None, None, False
 
@@ -151,6 +177,10 @@ class SessionPlanner:
         chunk.install(actions)
         ticks = [chunk.next() for _ in range(len(actions))]
         return torch.stack(ticks).double().cpu().numpy()
+
+
+def _kept(spec: PolicySpec) -> int:
+    return max(1 + spec.lags[0], spec.horizon)
 
 
 def _checked(key: str, spec: TensorSpec, value: Any) -> Any:

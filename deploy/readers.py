@@ -26,6 +26,9 @@ READS = {
     "nav_msgs/msg/Path": "route",
     "std_msgs/msg/Float32MultiArray": "values",
     "std_msgs/msg/Float64MultiArray": "values",
+    "std_msgs/msg/UInt8": "number",
+    "std_msgs/msg/Int32": "number",
+    "std_msgs/msg/Int64": "number",
 }
 """What is read from a type where nothing else is said."""
 
@@ -51,6 +54,9 @@ def make_reader(reads: str, topic: str, shape: Sequence[int], dtype: str, plan_h
         "ego_heading": lambda seen: _as(ego_heading(seen.states, shape[0], 1 / plan_hz), dtype),
         "state": lambda seen: _as(seen.states[-1].point, dtype),
         "values": partial(_values, topic, tuple(shape), dtype),
+        "number": lambda seen: torch.tensor(
+            seen.held[topic].value.data, dtype=getattr(torch, dtype)
+        ),
         "route": partial(_route, topic, tuple(shape), dtype),
     }
     if reads not in kinds:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import atexit
 import itertools
 import json
+import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from fastloop.deploy.transport.graph import Graph
 from fastloop.deploy.transport.names import Endpoint, attach, read_attachment, topic_key
 from fastloop.extras import require
 
-__all__ = ["ZenohConfig", "ZenohPublisher", "ZenohTransport"]
+__all__ = ["ZenohConfig", "ZenohPublisher", "ZenohTransport", "beside", "numbered"]
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _CLOSE_S = 1.0  # for a thread that is in a callback
@@ -86,6 +87,35 @@ class ZenohConfig:
             "transport/link/tx/queue/size/data": 16,
             "transport/shared_memory": memory,
         }  # fmt: skip
+
+
+def numbered(config: ZenohConfig) -> ZenohConfig:
+    """`config` with free ports in the place of ports 0, for when others have to be told them."""
+    listen = []
+    for endpoint in config.listen:
+        if endpoint.endswith(":0"):
+            host = urlsplit("//" + endpoint.partition("/")[2]).hostname or ""
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+                free.bind((host, 0))
+                endpoint = f"{endpoint[:-1]}{free.getsockname()[1]}"
+        listen.append(endpoint)
+    return replace(config, listen=tuple(listen))
+
+
+def beside(config: ZenohConfig, node: str, listen: tuple[str, ...] = ()) -> ZenohConfig:
+    """For a node that is heard wherever that of `config` is, and goes on when that one has died.
+
+    It listens itself, at any port by default, and connects to that one and to all that it connects
+    to. Peers learn of each other by gossip and connect directly, so that nobody needs to be told
+    where it listens; clients need a router.
+    """
+    own = listen or tuple(endpoint.rpartition(":")[0] + ":0" for endpoint in config.listen)
+    there = [one.replace("/0.0.0.0:", "/127.0.0.1:").replace("/[::]:", "/[::1]:")
+             for one in config.listen]  # fmt: skip
+    if config.mode == "client":
+        return replace(config, node=node, listen=())
+    connect = (*there, *config.connect)
+    return replace(config, node=node, mode="peer", listen=own, connect=connect)
 
 
 class ZenohTransport:

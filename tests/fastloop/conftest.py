@@ -1,11 +1,19 @@
-"""Threads as they were, and a vision-language policy of debug size."""
+"""Threads as they were, a vision-language policy of debug size, and a planner that denoises."""
 
 import numpy as np
 import pytest
 import torch
 
+from fastloop.accel.samplers import SamplerConfig
 from fastloop.datasets.demonstration import Demonstration
 from fastloop.datasets.robomimic import write
+from fastloop.policies.checkpoints import Checkpoint
+from fastloop.policies.checkpoints.native import save
+from fastloop.policies.diffusion.model import ACTION, DiffusionModel
+from fastloop.policies.diffusion.normalizer import LinearNormalizer
+from fastloop.policies.diffusion.scene import SceneConfig, SceneEncoder
+from fastloop.policies.diffusion.transformer import TransformerForDiffusion
+from fastloop.policies.spec import ActionSpec, TensorSpec
 from fastloop.policies.vla.canvas import vocabulary
 from fastloop.policies.vla.checkpoint import save_vlm
 from fastloop.policies.vla.manifest import Manifest
@@ -21,6 +29,8 @@ sections:
   trajectory: {kind: waypoints, count: 2, step_s: 2.5, digits: 1, decimals: 1}
 """
 CAMERAS = ("front_left", "front")
+WAYPOINTS, HZ = 20, 4.0
+STATES = {"observation.ego_states": TensorSpec((16, 6))}
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +109,50 @@ def _drive(random, frames=3, waypoints=20):
         },
         actions=np.concatenate([np.zeros((frames, 1)), plans], 1).astype("f4"),
     )
+
+
+@pytest.fixture(scope="session")
+def planner(tmp_path_factory):
+    """The folder of a planner that drives on at 8 m/s, and trembles."""
+    torch.manual_seed(0)
+    scene = SceneConfig(width=16, layers=1, heads=2, tokens=2)
+    arch = {
+        "input_dim": 2, "output_dim": 2, "horizon": WAYPOINTS, "n_obs_steps": 2, "cond_dim": 16,
+        "n_layer": 2, "n_head": 2, "n_emb": 16, "causal_attn": False,
+        "time_as_cond": True, "n_cond_layers": 0,
+    }  # fmt: skip
+    normalizer = LinearNormalizer({"observation.ego_states": 96})
+    scale, ahead = 5.0, torch.tensor([2.0, 0.0])  # m a waypoint
+    normalizer.set_field(ACTION, torch.full((2,), scale), -scale * ahead)
+    network, encoder = TransformerForDiffusion(**arch), SceneEncoder(STATES, 1, scene)
+    model = DiffusionModel(network, normalizer, STATES, encoder, cumulative=True)
+    made = Checkpoint(
+        kind="fastloop", network="transformer", arch=arch, scene=scene, cumulative=True,
+        sampler=SamplerConfig("ddpm", 10, 10), state_dict=model.state_dict(),
+        inputs=STATES, action_dim=2, n_obs_steps=1, horizon=WAYPOINTS, n_action_steps=1,
+        action=ActionSpec(2, "waypoint", (-1e3,) * 2, (1e3,) * 2, ("x", "y"), "m"), control_hz=HZ,
+    )  # fmt: skip
+    return save(tmp_path_factory.mktemp("planner") / "planner", made)
+
+
+@pytest.fixture(scope="session")
+def arm(tmp_path_factory):
+    """The folder of a policy that holds two joints near 0, and trembles."""
+    torch.manual_seed(0)
+    inputs = {"observation.state": TensorSpec((2,), low=-9, high=9)}
+    arch = {
+        "input_dim": 2, "output_dim": 2, "horizon": 8, "n_obs_steps": 2, "cond_dim": 2,
+        "n_layer": 2, "n_head": 2, "n_emb": 16, "causal_attn": True,
+        "time_as_cond": True, "n_cond_layers": 0,
+    }  # fmt: skip
+    normalizer = LinearNormalizer({"observation.state": 2})
+    normalizer.set_field("observation.state", torch.ones(2), torch.zeros(2))
+    normalizer.set_field(ACTION, torch.full((2,), 50.0), torch.zeros(2))  # 0.02 rad at most
+    model = DiffusionModel(TransformerForDiffusion(**arch), normalizer, inputs, None)
+    made = Checkpoint(
+        kind="fastloop", network="transformer", arch=arch,
+        sampler=SamplerConfig("ddpm", 10, 10), state_dict=model.state_dict(),
+        inputs=inputs, action_dim=2, n_obs_steps=2, horizon=8, n_action_steps=3,
+        action=ActionSpec(2, "joint_position", (-2.0,) * 2, (2.0,) * 2), control_hz=10.0,
+    )  # fmt: skip
+    return save(tmp_path_factory.mktemp("arm") / "arm", made)

@@ -4,56 +4,25 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from fastloop import arms, cli
 from fastloop.accel.apply import AcceleratedLoop
 from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.accel.config import AccelConfig
-from fastloop.accel.samplers import SamplerConfig
 from fastloop.arms import arm_digest, make_arms, plan_mask, policy_digest
 from fastloop.config import EvalConfig, PolicyConfig
 from fastloop.policies.best_of import best_of
-from fastloop.policies.checkpoints import Checkpoint, CheckpointError
-from fastloop.policies.checkpoints.native import save
-from fastloop.policies.diffusion.model import ACTION, DiffusionModel
-from fastloop.policies.diffusion.normalizer import LinearNormalizer
+from fastloop.policies.checkpoints import CheckpointError
 from fastloop.policies.diffusion.policy import DiffusionPolicy
-from fastloop.policies.diffusion.scene import SceneConfig, SceneEncoder
-from fastloop.policies.diffusion.transformer import TransformerForDiffusion
 from fastloop.policies.driving.whole_plans import WholePlans
 from fastloop.policies.session import Session
-from fastloop.policies.spec import ActionSpec, TensorSpec
+from fastloop.policies.spec import TensorSpec
 from fastloop.setup import calibration_data, set_up
 
 WAYPOINTS, HZ = 20, 4.0
 STATES = {"observation.ego_states": TensorSpec((16, 6))}
 SIM = {"_target_": "fastloop.sims.toy_road.ToyRoad", "max_steps": 30}
 QUICK = ["accel.budget=3", "accel.union=1"]
-
-
-@pytest.fixture(scope="module")
-def planner(tmp_path_factory):
-    """The folder of a planner that drives on at 8 m/s, and trembles."""
-    torch.manual_seed(0)
-    scene = SceneConfig(width=16, layers=1, heads=2, tokens=2)
-    arch = {
-        "input_dim": 2, "output_dim": 2, "horizon": WAYPOINTS, "n_obs_steps": 2, "cond_dim": 16,
-        "n_layer": 2, "n_head": 2, "n_emb": 16, "causal_attn": False,
-        "time_as_cond": True, "n_cond_layers": 0,
-    }  # fmt: skip
-    normalizer = LinearNormalizer({"observation.ego_states": 96})
-    scale, ahead = 5.0, torch.tensor([2.0, 0.0])  # m a waypoint
-    normalizer.set_field(ACTION, torch.full((2,), scale), -scale * ahead)
-    network, encoder = TransformerForDiffusion(**arch), SceneEncoder(STATES, 1, scene)
-    model = DiffusionModel(network, normalizer, STATES, encoder, cumulative=True)
-    made = Checkpoint(
-        kind="fastloop", network="transformer", arch=arch, scene=scene, cumulative=True,
-        sampler=SamplerConfig("ddpm", 10, 10), state_dict=model.state_dict(),
-        inputs=STATES, action_dim=2, n_obs_steps=1, horizon=WAYPOINTS, n_action_steps=1,
-        action=ActionSpec(2, "waypoint", (-1e3,) * 2, (1e3,) * 2, ("x", "y"), "m"), control_hz=HZ,
-    )  # fmt: skip
-    return save(tmp_path_factory.mktemp("planner") / "planner", made)
 
 
 @pytest.fixture(scope="module")
