@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Clock", "VirtualClock", "WallClock"]
+__all__ = ["Clock", "ToldClock", "VirtualClock", "WallClock"]
 
 
 class Clock(Protocol):
@@ -23,7 +24,8 @@ class Clock(Protocol):
         ...
 
     def sleep_until(self, t: float) -> None:
-        """Wait until `now()` is `t`; returns at once when it has passed."""
+        """Wait until `now()` is `t`; returns at once when it has passed, and after a moment where
+        time stands still."""
         ...
 
 
@@ -56,6 +58,44 @@ class WallClock:
         while time.monotonic() < t:
             if self.spin_s <= 0:
                 time.sleep(max(0.0, t - time.monotonic()))
+
+
+class ToldClock:
+    """Time as somebody else tells it, on ``/clock`` for instance (``use_sim_time`` of ROS).
+
+    Between two words it stands still, and before the first one it is 0. When it is told to go back,
+    as a bag that begins anew does, stamps go back and `now` stands still.
+
+    Args:
+        patience_s: real seconds that a wait lasts at most, so that who waits can be stopped.
+    """
+
+    def __init__(self, patience_s: float = 0.1) -> None:
+        self.patience_s = patience_s
+        self._changed = threading.Condition()
+        self._wall_ns = 0
+        self._passed_ns = 0
+
+    def tell(self, wall_ns: int) -> None:
+        """It is `wall_ns` nanoseconds after 1970 began."""
+        with self._changed:
+            if self._wall_ns:
+                self._passed_ns += max(0, wall_ns - self._wall_ns)
+            self._wall_ns = wall_ns
+            self._changed.notify_all()
+
+    def now(self) -> float:
+        """Seconds since the first word."""
+        return self._passed_ns / 1e9
+
+    def wall_ns(self) -> int:
+        """As it was told last."""
+        return self._wall_ns
+
+    def sleep_until(self, t: float) -> None:
+        """Wait for the word."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.now() >= t, self.patience_s)
 
 
 class VirtualClock:

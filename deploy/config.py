@@ -84,6 +84,8 @@ class DeployConfig:
         variants: name to what differs from the policy: `checkpoint`, `n_action_steps`, `sampler`,
             `decoding` or `accel`; the best first. None: the policy alone.
         chunking: `receding`, `ensemble` or `real_time` (of a policy that denoises).
+        use_sim_time: live in the time that is told on ``/clock``, at any speed, without a watchdog:
+            nothing that can do harm moves. A replay has its own.
         zenoh: fields of `ZenohConfig`.
         autoware: version of its trajectory.
         metrics_port: of Prometheus on this computer; 0 for none.
@@ -116,6 +118,7 @@ class DeployConfig:
     chunking: str = "receding"
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    use_sim_time: bool = False
     zenoh: dict[str, Any] = field(default_factory=dict)
     autoware: str = "unbounded"
     metrics_port: int = 0

@@ -40,6 +40,10 @@ class NodeSender(Protocol):
         """On ``/diagnostics``; raises OSError."""
         ...
 
+    def transition(self, transition: str, before: str, after: str, stamp_ns: int) -> None:
+        """Of the lifecycle, from one state to another; raises OSError."""
+        ...
+
 
 class Listener(Protocol):
     """Is told of all that comes and goes: a flight recorder, a log."""
@@ -99,7 +103,7 @@ class Node:
         self.listeners = listeners
         self.name = name
         self.quiet_gc = quiet_gc
-        self.lifecycle = Lifecycle()
+        self.lifecycle = Lifecycle(listeners=[self._went])
         self.loop: Loop | None = None
         self.schedule: Schedule | None = None
         self.error = ""
@@ -163,9 +167,9 @@ class Node:
             self._report()
         if self._stop:
             return False
-        self.lifecycle.go("fail" if self.error else "succeed")
+        self.lifecycle.go("fail" if self.trace else "succeed")
         self._report(force=True)
-        return not self.error
+        return not self.trace
 
     def _activate(self) -> bool:
         """Listen, and wait for the first state; whether it came before a stop."""
@@ -203,7 +207,8 @@ class Node:
         while not self._stop and (ticks is None or count < ticks):
             slot = schedule.following(self.clock.now())
             t = schedule.time(slot)
-            self.clock.sleep_until(t)
+            while self.clock.now() < t and not self._stop:
+                self.clock.sleep_until(t)
             if self._stop:
                 break
             self._tick(loop, slot, t)
@@ -227,8 +232,7 @@ class Node:
         try:
             self.sender.send(Motion(published.times, published.actions), published.stamp_ns)
         except Exception as error:
-            self.unsent += 1
-            self.error = f"{type(error).__name__}: {error}"
+            self._not_sent(error)
         assert self.loop is not None
         self.loop.stages.record("publish", time.perf_counter() - began)
         self.last = published
@@ -245,6 +249,17 @@ class Node:
         if self.quiet_gc and following - self.clock.now() > loop.config.period_s / 2:
             gc.collect(0)
 
+    def _went(self, transition: str, before: str, after: str) -> None:
+        try:
+            self.sender.transition(transition, before, after, self.clock.wall_ns())
+        except Exception as error:
+            self._not_sent(error)
+
+    def _not_sent(self, error: Exception) -> None:
+        self.unsent += 1
+        if not self.trace:  # why it could not be loaded matters more
+            self.error = f"{type(error).__name__}: {error}"
+
     def _report(self, *, force: bool = False) -> None:
         """Once a second, and when something has changed."""
         status = health_of(self)
@@ -256,8 +271,7 @@ class Node:
                 status = dataclasses.replace(status, values=details(self))
                 self.sender.report(status, self.clock.wall_ns())
             except Exception as error:
-                self.unsent += 1
-                self.error = f"{type(error).__name__}: {error}"
+                self._not_sent(error)
 
     def _shut_down(self) -> None:
         if self.lifecycle.state == "active":

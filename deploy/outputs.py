@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastloop.deploy.conversions.diagnostics import Level, Status, diagnostics
+from fastloop.deploy.conversions.lifecycle import transition_event
 from fastloop.deploy.conversions.trajectory import autoware_trajectory, joint_trajectory, path
 from fastloop.deploy.health.status import ERROR, Health
 from fastloop.deploy.messages import Messages
@@ -19,7 +20,7 @@ PLAN_TYPES = (
     "autoware_planning_msgs/msg/Trajectory", "nav_msgs/msg/Path",
     "trajectory_msgs/msg/JointTrajectory",
 )  # fmt: skip
-DIAGNOSTICS = QoS(reliable=True, depth=10)
+DIAGNOSTICS = QoS(reliable=True, depth=10)  # and transitions
 
 
 class PlanSender:
@@ -73,6 +74,8 @@ class PlanSender:
             transport.publisher("/diagnostics", kind, DIAGNOSTICS),
         )
         self._tap = tap
+        self._transport = transport
+        self._transitions: Publisher | None = None  # of a node; its watchdog has none
 
     def send(self, motion: Motion, stamp_ns: int) -> None:
         """The plan on every topic: `motion`, whose first moment is `stamp_ns`.
@@ -111,6 +114,18 @@ class PlanSender:
         """
         status = Status(health.name, Level(health.level), health.message, health.values)
         self._send(*self._health, diagnostics(self.messages, stamp_ns, [status]), stamp_ns)
+
+    def transition(self, transition: str, before: str, after: str, stamp_ns: int) -> None:
+        """On ``/<node>/transition_event``.
+
+        Raises:
+            OSError: when it cannot be sent now.
+        """
+        topic, kind = f"/{self.name}/transition_event", "lifecycle_msgs/msg/TransitionEvent"
+        if self._transitions is None:
+            self._transitions = self._transport.publisher(topic, kind, DIAGNOSTICS)
+        message = transition_event(self.messages, transition, before, after, stamp_ns)
+        self._send(topic, kind, self._transitions, message, stamp_ns)
 
     def alarm(self, words: str, stamp_ns: int) -> None:
         """An ERROR of the watchdog's."""

@@ -447,6 +447,8 @@ class RunVerbConfig:
 
     Attributes:
         bag: recorded drive, for ``deploy=replay``.
+        params: a ROS 2 parameter file whose ``ros__parameters`` are settings of `deploy`; what it
+            says holds before everything else.
         duration_s: of ticking, after which it ends by itself; null for never.
         film: keep everything that came and went, as MCAP.
         seed: root of the policy's noise.
@@ -455,6 +457,7 @@ class RunVerbConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     deploy: DeployConfig = field(default_factory=DeployConfig)
     bag: str = ""
+    params: str = ""
     duration_s: float | None = None
     film: bool = False
     seed: int = 0

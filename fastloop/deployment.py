@@ -9,7 +9,7 @@ from typing import Any
 
 from fastloop.config import RunVerbConfig
 from fastloop.deploy.assembly import make_body, make_loop
-from fastloop.deploy.clock import Clock, WallClock
+from fastloop.deploy.clock import Clock, ToldClock, WallClock
 from fastloop.deploy.config import DeployConfig
 from fastloop.deploy.loop import Loop
 from fastloop.deploy.messages import Messages
@@ -22,6 +22,7 @@ from fastloop.deploy.transport.base import Sample, Transport
 from fastloop.deploy.transport.loopback import Bus, LoopbackTransport
 from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport, beside, numbered
 from fastloop.deploy.watchdog import Watchdog
+from fastloop.ros_parameters import with_parameters
 from fastloop.variants import load_variants, read_variants
 
 __all__ = ["Deployment", "make_deployment"]
@@ -65,7 +66,7 @@ def make_deployment(config: RunVerbConfig, folder: Path) -> Deployment:
         OSError: the bag or the port cannot be opened.
         MissingExtraError: without the packages of the extra ``ros``.
     """
-    deploy = config.deploy
+    deploy = with_parameters(config.deploy, config.params) if config.params else config.deploy
     if bag := config.bag or deploy.replay.bag:
         deploy = dataclasses.replace(deploy, replay=dataclasses.replace(deploy.replay, bag=bag))
     make_body(deploy)
@@ -107,8 +108,14 @@ def _world(
 ) -> tuple[Replay | None, Transport | None, Clock, Transport]:
     """The recorded drive and what it is sent on, or neither; the clock; the node's transport."""
     if not deploy.replay.bag:
-        clock = WallClock(deploy.spin_ms / 1e3)
-        return None, None, clock, ZenohTransport(messages, zenoh, clock)
+        told = ToldClock()
+        clock = told if deploy.use_sim_time else WallClock(deploy.spin_ms / 1e3)
+        transport = ZenohTransport(messages, zenoh, clock)
+        if deploy.use_sim_time:
+            transport.subscribe(
+                "/clock", "rosgraph_msgs/msg/Clock", lambda one: told.tell(one.stamp_ns or 0)
+            )
+        return None, None, clock, transport
     topics = {deploy.state.topic, *(one.topic for one in deploy.inputs.values() if one.topic)}
     replay = Replay(deploy.replay.bag, sorted(topics), deploy.replay.pace)
     bus = Bus(replay.clock)
@@ -126,7 +133,7 @@ def _zenoh(deploy: DeployConfig) -> ZenohConfig:
 def _watchdog(
     deploy: DeployConfig, zenoh: ZenohConfig, settings: Mapping[str, Any]
 ) -> Watchdog | None:
-    if not deploy.watchdog.enabled:
+    if not deploy.watchdog.enabled or deploy.use_sim_time:
         return None
     own = beside(zenoh, deploy.node + "_watchdog", tuple(deploy.watchdog.listen))
     told = {**settings, "zenoh": dataclasses.asdict(own), "autoware": deploy.autoware}

@@ -77,7 +77,7 @@ class ZenohConfig:
             "listen/endpoints": [] if self.mode == "client" else self.listen,
             "connect/endpoints": self.connect,
             "connect/exit_on_failure": False,
-            "connect/timeout_ms": 0,
+            "connect/timeout_ms": -1,  # forever, and beside everything else
             "connect/retry": {
                 "period_init_ms": 100, "period_max_ms": 1000, "period_increase_factor": 2,
             },

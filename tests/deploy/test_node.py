@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("rosbags", reason="messages are rosbags' (extra ros)")
 
 from fastloop.deploy.assembly import make_loop
-from fastloop.deploy.clock import VirtualClock
+from fastloop.deploy.clock import ToldClock, VirtualClock
 from fastloop.deploy.config import DeployConfig, InputConfig
 from fastloop.deploy.conversions.odometry import make_odometry
 from fastloop.deploy.messages import Messages
@@ -45,6 +46,12 @@ class World:
             "/diagnostics",
             "diagnostic_msgs/msg/DiagnosticArray",
             lambda s: self.health.append(self.read(s).status[0]),
+        )
+        self.transitions = []
+        ear.subscribe(
+            "/node/transition_event",
+            "lifecycle_msgs/msg/TransitionEvent",
+            lambda s: self.transitions.append(self.read(s)),
         )
         self.mouth = ear.publisher("/odometry", ODOMETRY)
         self.silent = False
@@ -84,6 +91,67 @@ def test_it_waits_for_a_state_then_publishes_every_tick():
     assert "no state on /odometry yet" in messages
     assert "fresh plans" in messages
     assert messages[-1] == "finalized"
+
+
+def test_every_transition_is_told_with_the_ids_of_ros():
+    world = World()
+    world.node.run(ticks=2)
+    told = [(one.transition.id, one.start_state.id, one.goal_state.id) for one in world.transitions]
+    assert told == [(1, 1, 10), (10, 10, 2), (3, 2, 13), (30, 13, 3), (4, 3, 2), (6, 2, 4)]
+    labels = [one.goal_state.label for one in world.transitions]
+    assert labels == [
+        "configuring", "inactive", "activating", "active", "inactive", "finalized",
+    ]  # fmt: skip
+    assert [one.transition.label for one in world.transitions][:2] == [
+        "configure", "transition_success",
+    ]  # fmt: skip
+    stamps = [one.timestamp for one in world.transitions]
+    assert stamps == sorted(stamps)
+    assert stamps[-1] - stamps[3] > 0.1e9
+
+
+def test_a_transport_that_is_down_while_it_loads_is_no_reason_to_give_up():
+    world = World()
+    world.bus.down = True
+    world.clock.at(0.5, lambda: setattr(world.bus, "down", False))
+    assert world.node.run(ticks=3) == 0
+    assert len(world.plans) == 4
+    assert world.node.unsent > 0
+
+
+def test_time_on_clock_is_the_time_of_the_loop():
+    """At five times the speed, and with a pause in which nothing is published."""
+    clock = ToldClock()
+    world = World()
+    world.node.clock = world.bus.clock = world.clock = clock
+    ended = threading.Event()
+    paused = []
+
+    def drive():
+        sim = 50 * 10**9
+        while not ended.is_set():
+            sim += 20_000_000
+            clock.tell(sim)
+            point = np.array([sim / 2e8, 0.0, 0.0, 5.0])
+            world.mouth.publish(make_odometry(world.messages, sim, point), sim)
+            time.sleep(0.004)
+            if not paused and len(world.plans) >= 10:
+                time.sleep(0.1)
+                paused.append(len(world.plans))
+                time.sleep(0.5)
+                paused.append(len(world.plans))
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    try:
+        assert world.node.run(ticks=30) == 0
+    finally:
+        ended.set()
+        driver.join()
+    stamps = [plan.header.stamp.sec * 10**9 + plan.header.stamp.nanosec for plan in world.plans]
+    assert stamps[0] > 50 * 10**9
+    assert np.allclose(np.diff(stamps[:-1]) % 10**8, 0, atol=1e3)  # where it was slow, it skipped
+    assert paused[0] == paused[1]
 
 
 def test_stamps_are_a_period_apart():

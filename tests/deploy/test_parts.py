@@ -1,12 +1,14 @@
 """Schedule, lifecycle, variants, histograms: the small parts of the loop."""
 
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from fastloop.deploy.anytime import Anytime
-from fastloop.deploy.clock import VirtualClock, WallClock
+from fastloop.deploy.clock import ToldClock, VirtualClock, WallClock
 from fastloop.deploy.health.histogram import Histogram
 from fastloop.deploy.lifecycle import IllegalTransitionError, Lifecycle
 from fastloop.deploy.schedule import Schedule
@@ -39,7 +41,7 @@ def test_a_node_lives():
         life.go(transition)
     assert life.state == "finalized"
     assert told[0] == ("configure", "unconfigured", "configuring")
-    with pytest.raises(IllegalTransitionError, match="finalized; .* here: none"):
+    with pytest.raises(IllegalTransitionError, match=r"finalized; .* here: none"):
         life.go("configure")
 
 
@@ -120,3 +122,28 @@ def test_a_wait_is_never_too_short(spin_s):
     until = clock.now() + 0.01
     clock.sleep_until(until)
     assert clock.now() >= until
+
+
+def test_time_that_is_told_stands_still_between_words_and_never_goes_back():
+    clock = ToldClock(patience_s=0.01)
+    assert (clock.now(), clock.wall_ns()) == (0, 0)
+    clock.tell(5_000_000_000)
+    assert clock.now() == 0
+    clock.tell(5_250_000_000)
+    assert clock.now() == 0.25
+    clock.tell(1_000_000_000)  # the bag begins anew
+    assert (clock.now(), clock.wall_ns()) == (0.25, 1_000_000_000)
+    clock.tell(1_500_000_000)
+    assert clock.now() == 0.75
+    clock.sleep_until(9.0)  # comes back although nothing is told
+    assert clock.now() == 0.75
+
+
+def test_who_waits_for_told_time_wakes_up_when_it_comes():
+    clock = ToldClock(patience_s=60.0)
+    clock.tell(10**9)
+    threading.Timer(0.05, clock.tell, [3 * 10**9]).start()
+    began = time.monotonic()
+    clock.sleep_until(2.0)
+    assert clock.now() == 2.0
+    assert time.monotonic() - began < 30

@@ -1,4 +1,4 @@
-"""Variants of a policy: what they share, what they cost, and that the loop says which one planned."""
+"""Variants of a policy: what they share and cost, and that the loop says which planned."""
 
 import numpy as np
 import pytest

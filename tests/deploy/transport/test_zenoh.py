@@ -15,7 +15,7 @@ import pytest
 from fastloop.deploy.messages import Messages
 from fastloop.deploy.transport.base import LATCHED, QoS
 from fastloop.deploy.transport.names import attach
-from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport
+from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport, beside, numbered
 
 zenoh = pytest.importorskip("zenoh", reason="the transport is of it (extra ros)")
 
@@ -267,7 +267,7 @@ ECHO = """
 import sys, time
 from fastloop.deploy.messages import Messages
 from fastloop.deploy.transport.base import QoS
-from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport
+from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport, beside, numbered
 config = ZenohConfig(node="/echo", connect=(sys.argv[1],), shared_memory=sys.argv[2] == "shared")
 transport = ZenohTransport(Messages(), config)
 image = "sensor_msgs/msg/Image"
@@ -317,3 +317,54 @@ def test_the_other_process_may_die(opened, messages, how):
         os.kill(echo.pid, how)
         until(lambda: here.connected == 0, "the link to go")
     here.publisher("/there", STRING).publish(messages.type(STRING)("x"), 0)
+
+
+def test_who_connects_before_the_other_listens_finds_it_later(messages):
+    endpoint = f"tcp/127.0.0.1:{free_port()}"
+    early = ZenohTransport(messages, ZenohConfig("/early", listen=(), connect=(endpoint,)))
+    time.sleep(0.5)
+    assert early.connected == 0
+    late = ZenohTransport(messages, ZenohConfig("/late", listen=(endpoint,), connect=()))
+    try:
+        until(lambda: early.connected == 1, "a link")
+    finally:
+        early.close()
+        late.close()
+
+
+def test_a_node_beside_another_is_heard_without_it(messages, opened):
+    node = opened()
+    ear = opened(listen=())
+    got = []
+    ear.subscribe("/chatter", STRING, got.append)
+    own = beside(node.config, "/beside")
+    assert own.listen == ("tcp/127.0.0.1:0",)
+    spare = ZenohTransport(messages, own)
+    try:
+        until(lambda: ear.connected == 2, "gossip")
+        node.close()
+        message = messages.type(STRING)("still here")
+        send_until_heard(spare.publisher("/chatter", STRING), message, got)
+    finally:
+        spare.close()
+
+
+def test_where_a_node_beside_another_listens_and_connects():
+    config = ZenohConfig(
+        listen=("tcp/0.0.0.0:7", "tcp/127.0.0.1:8"), connect=("tcp/10.0.0.1:9",), remote=True
+    )
+    own = beside(config, "/b")
+    assert own.node == "/b"
+    assert own.listen == ("tcp/0.0.0.0:0", "tcp/127.0.0.1:0")
+    assert own.connect == ("tcp/127.0.0.1:7", "tcp/127.0.0.1:8", "tcp/10.0.0.1:9")
+    assert beside(config, "/b", ("tcp/127.0.0.1:5",)).listen == ("tcp/127.0.0.1:5",)
+    client = beside(ZenohConfig(mode="client"), "/b")
+    assert (client.mode, client.connect) == ("client", ("tcp/127.0.0.1:7447",))
+
+
+def test_ports_that_are_any_get_numbers():
+    config = numbered(ZenohConfig(listen=("tcp/127.0.0.1:0", "tcp/[::1]:0", "tcp/127.0.0.1:71")))
+    first, second, third = (one.rpartition(":") for one in config.listen)
+    assert (first[0], second[0]) == ("tcp/127.0.0.1", "tcp/[::1]")
+    assert min(int(first[2]), int(second[2])) > 0
+    assert third[2] == "71"
