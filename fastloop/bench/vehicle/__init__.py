@@ -1,2 +1,2 @@
-"""`fastloop bench vehicle`: what the on-vehicle loop itself costs, how late it is, and how soon its
-watchdog takes over."""
+"""`fastloop bench vehicle`: what the on-vehicle loop itself costs, how late it is, how soon its
+watchdog takes over, and what it publishes while it is given faults."""

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from fastloop.bench.vehicle.config import VehicleBenchConfig
+from fastloop.bench.vehicle.config import VehicleBenchConfig, VehicleBounds
+from fastloop.bench.vehicle.faults import Survived, survive
 from fastloop.bench.vehicle.source import CAMERA, STATE
+from fastloop.bench.vehicle.straight import EGO, IMAGE, PLAN_HZ, WAYPOINTS, Straight
 from fastloop.bench.vehicle.victim import PLAN
 from fastloop.deploy.assembly import make_loop
 from fastloop.deploy.clock import WallClock
@@ -25,47 +27,17 @@ from fastloop.deploy.node import Node
 from fastloop.deploy.outputs import PlanSender
 from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport
 from fastloop.deploy.watchdog import Watchdog
-from fastloop.policies.base import Budget, Plan
-from fastloop.policies.driving.whole_plans import plan_action
-from fastloop.policies.history import History
-from fastloop.policies.rng import Rng
-from fastloop.policies.spec import PolicySpec, TensorSpec
 from fastloop.run_folder import make_run_dir, write_result
 
 __all__ = ["run"]
-
-WAYPOINTS, PLAN_HZ = 20, 4.0
-IMAGE, EGO = "observation.images.front", "observation.ego_states"
-
-
-class Straight:
-    """Straight on, with a look at the picture: a policy that costs next to nothing."""
-
-    def __init__(self, hz: float, width: int, height: int) -> None:
-        self.spec = PolicySpec(
-            inputs={IMAGE: TensorSpec((3, height, width), "uint8"), EGO: TensorSpec((1, 6))},
-            action=plan_action(WAYPOINTS, PLAN_HZ),
-            n_obs_steps=1,
-            horizon=1,
-            n_action_steps=1,
-            control_hz=hz,
-        )
-
-    def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
-        """Constant velocity."""
-        times = torch.arange(1, WAYPOINTS + 1) / PLAN_HZ
-        x = history[EGO][:, -1, -1, 2, None] * times
-        waypoints = torch.stack([x, torch.zeros_like(x)], -1).flatten(1)
-        age = torch.zeros(len(history), 1)
-        actions = torch.cat([age, waypoints], -1)[:, None]
-        return Plan(actions=actions, dt=1 / self.spec.control_hz, t0=history.ticks)
 
 
 def run(config: VehicleBenchConfig) -> int:
     """Measure, write the run folder and print the table.
 
     Returns:
-        0, or 1 when a tick had no fresh plan in time too often or a kill was not noticed.
+        0, or 1 when a kill was not noticed, or a fault brought the node to its knees: a message
+        that nobody can follow, an exception that nobody caught.
     """
     _check(config)
     console = Console()
@@ -76,15 +48,20 @@ def run(config: VehicleBenchConfig) -> int:
         spent_ms = 1e3 * (time.process_time() - began)
     with console.status(f"killing {config.kills} nodes"):
         takeovers = [_kill(config) for _ in range(config.kills)]
-    return _report(config, node, spent_ms, takeovers, folder, console)
+    survived = None
+    if config.fault_seconds > 0:
+        with console.status(f"a fault after the other for {config.fault_seconds:g} s"):
+            survived = survive(config, folder)
+    return _report(config, node, spent_ms, takeovers, survived, folder, console)
 
 
 def _check(config: VehicleBenchConfig) -> None:
-    for name in ("hz", "seconds", "kill_hz"):
+    for name in ("hz", "seconds", "kill_hz", "fault_hz"):
         if getattr(config, name) <= 0:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-    if config.kills < 0:
-        raise ValueError(f"kills must be 0 or more, got {config.kills}")
+    for name in ("kills", "fault_seconds"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must be 0 or more, got {getattr(config, name)}")
 
 
 def _free_endpoint() -> str:
@@ -156,6 +133,7 @@ def _report(
     node: Node,
     spent_ms: float,
     takeovers: list[float],
+    survived: Survived | None,
     folder: Path,
     console: Console,
 ) -> int:
@@ -175,6 +153,7 @@ def _report(
     ticks = loop.rungs.total() - 1  # the last one is the stop that was asked for
     rows.append(("processor_time_a_tick", spent_ms / ticks, "ms", None, ticks))
     rows.append(("ticks_with_a_fresh_plan", loop.rungs[0] / ticks, "1", None, ticks))
+    rows += _survival(survived, bounds)
     table = Table("what", "measured", "aim", "unit", "n")
     for what, value, unit, bound, n in rows:
         aimed = "" if bound is None else f"{bound:g}"
@@ -185,6 +164,37 @@ def _report(
         what: {"value": value, "unit": unit, "n": n} for what, value, unit, _, n in rows
     }
     metrics["takeovers_in_time"] = {"value": noticed, "unit": "1", "n": len(takeovers)}
+    failed = False
+    if survived is not None:
+        failed = survived.invalid + survived.internal + len(survived.raised) > 0
+        _print_faults(survived, console)
+        for fault, rungs in survived.rungs.items():
+            worst = {"value": max(rungs), "unit": "rung", "n": rungs.total()}
+            metrics["worst_rung_" + fault.replace(" ", "_")] = worst
     write_result(folder, "bench", config, metrics, errors=loop.last_error)
     console.print(f"run folder: {folder}", markup=False, highlight=False, soft_wrap=True)
-    return int(noticed < len(takeovers) or loop.counts["internal errors"] > 0)
+    return int(failed or noticed < len(takeovers) or loop.counts["internal errors"] > 0)
+
+
+def _survival(
+    survived: Survived | None, bounds: VehicleBounds
+) -> list[tuple[str, float, str, float | None, int]]:
+    if survived is None:
+        return []
+    n, raised = survived.ticks, len(survived.raised) + survived.internal
+    return [
+        ("faults_ticks_without_a_message", survived.skipped, "1", 0.0, n + survived.skipped),
+        ("faults_invalid_messages", survived.invalid, "1", 0.0, n),
+        ("faults_unhandled_exceptions", raised, "1", 0.0, n),
+        ("faults_memory_growth", survived.growth, "1", bounds.memory_growth, 1),
+    ]
+
+
+def _print_faults(survived: Survived, console: Console) -> None:
+    table = Table("fault", "rung 0", "1", "2", "3", "why, at its worst")
+    for fault, rungs in survived.rungs.items():
+        why = survived.reasons.get(fault, (0, ""))[1]
+        table.add_row(fault, *(str(rungs[rung]) for rung in range(4)), Text(why))
+    console.print(table)
+    for words in survived.raised:
+        console.print(words, style="red", markup=False)
