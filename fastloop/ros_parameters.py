@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def with_parameters(deploy: DeployConfig, path: str | Path) -> DeployConfig:
             merged = OmegaConf.merge(merged, one or {})
         settled = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+        told = str(error).splitlines()[0]
+        have = ", ".join(one.name for one in dataclasses.fields(DeployConfig))
+        raise ValueError(f"{path}: {told}; have: {have}") from None
     assert isinstance(settled, DeployConfig)
     return settled
 

@@ -70,7 +70,7 @@ def read_variants(given: Mapping[str, Mapping[str, Any]]) -> dict[str, VariantCo
         except OmegaConfBaseException as error:
             says = ", ".join(one.name for one in dataclasses.fields(VariantConfig))
             told = str(error).splitlines()[0]
-            raise ValueError(f"variant {name!r}: {told}; variants say {says}") from error
+            raise ValueError(f"variant {name!r}: {told}; variants say {says}") from None
         except ValueError as error:
             raise ValueError(f"variant {name!r}: {error}") from error
     return found
