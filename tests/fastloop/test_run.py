@@ -42,8 +42,12 @@ def test_a_drive_is_replayed_in_virtual_time(bag, tmp_path, policy):
     assert {"/odometry", "/planning/path", "/diagnostics"} <= {one.topic for one in film}
 
 
-def test_a_slow_policy_falls_to_lower_rungs_and_says_so(bag, tmp_path):
-    assert run(f"bag={bag}", "deploy.replay.latency_ms=300", f"run_dir={tmp_path}") == 0
+@pytest.mark.parametrize("said", ["deploy.replay.latency_ms=300", "params={}/params.yaml"])
+def test_a_slow_policy_falls_to_lower_rungs_and_says_so(bag, tmp_path, said):
+    told = "/**: {ros__parameters: {replay: {latency_ms: 300}}}"
+    (tmp_path / "params.yaml").write_text(told)
+    words = (f"bag={bag}", "deploy.replay.latency_ms=10", said.format(tmp_path))
+    assert run(*words, f"run_dir={tmp_path}") == 0
     metrics = json.loads((tmp_path / "result.json").read_text())["metrics"]
     assert metrics["rung_1"]["value"] > 0
     assert metrics["count_ran_into_the_next_tick"]["value"] > 0
@@ -55,6 +59,8 @@ def test_a_slow_policy_falls_to_lower_rungs_and_says_so(bag, tmp_path):
         (["bag=none.mcap"], "none.mcap"),
         (["deploy.state.topic=/nowhere"], "no message on /nowhere"),
         (["deploy.body=boat"], "have: vehicle, arm"),
+        (["+deploy.variants.quick.speed=2"], "variants say checkpoint"),
+        (["params=none.yaml"], "none.yaml"),
         (["duration_s=-1"], "positive seconds"),
         (["deploy.replay.pace=slow"], "have: virtual, real"),
         (["+deploy.zenoh.conect=1", "deploy=vehicle"], "unknown zenoh settings"),

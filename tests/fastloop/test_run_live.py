@@ -15,9 +15,11 @@ import pytest
 pytest.importorskip("zenoh", reason="the wire is zenoh's (extra ros)")
 pytest.importorskip("rosbags", reason="messages are rosbags' (extra ros)")
 
+from fastloop.cli import configure
 from fastloop.deploy.conversions.odometry import make_odometry
 from fastloop.deploy.messages import Messages
 from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport
+from fastloop.deployment import make_deployment
 
 PATIENCE_S = 120.0
 
@@ -106,6 +108,22 @@ def test_the_watchdog_is_heard_by_who_was_connected_to_the_killed_node_only(endp
         process.kill()
         process.wait()
         world.close()
+
+
+def test_simulated_time_is_that_on_clock_and_there_is_no_watchdog(endpoint, tmp_path):
+    words = [f"deploy.zenoh.listen=[{endpoint}]", "deploy.zenoh.connect=[]"]
+    config = configure("run", [*words, "deploy.use_sim_time=true", "deploy.recorder_s=0"])
+    running = make_deployment(config, tmp_path).node
+    world = World(endpoint, lambda messages, now: clock(messages.time(5 * 10**9)))
+    clock = world.messages.type("rosgraph_msgs/msg/Clock")
+    try:
+        assert running.watchdog is None
+        assert running.clock.wall_ns() == 0
+        world.speak("/clock", "rosgraph_msgs/msg/Clock")
+        until(lambda: running.clock.wall_ns() == 5 * 10**9)
+    finally:
+        world.close()
+        running.transport.close()
 
 
 def resting(messages, now):
