@@ -26,7 +26,11 @@ __all__ = [
     "Planner",
     "ThreadWorker",
     "Worker",
+    "hangs",
 ]
+
+THREAD = "planner-"  # what the names of planning threads begin with
+CLOSE_S = 1.0  # for a job in flight to end, when all ends
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class Worker(Protocol):
         ...
 
     def close(self) -> None:
-        """End; does not wait for a job in flight."""
+        """End; waits for a job in flight, but not long."""
         ...
 
 
@@ -153,6 +157,11 @@ def attempt(planner: Planner, job: Job, clock: Clock) -> Outcome:
         planned, error = None, f"{type(raised).__name__}: {raised}"
         trace = traceback.format_exc()
     return Outcome(job, planned, error, trace, began, clock.now())
+
+
+def hangs() -> bool:
+    """Whether a planner's thread still runs in this process."""
+    return any(thread.name.startswith(THREAD) for thread in threading.enumerate())
 
 
 class ThreadWorker:
@@ -177,8 +186,11 @@ class ThreadWorker:
         self._start()
 
     def _start(self) -> None:
-        name = f"planner-{self._generation}"
-        threading.Thread(target=self._run, args=(self._generation,), name=name, daemon=True).start()
+        name = f"{THREAD}{self._generation}"
+        self._thread = threading.Thread(
+            target=self._run, args=(self._generation,), name=name, daemon=True
+        )
+        self._thread.start()
 
     def _run(self, generation: int) -> None:
         planner: Planner | None = None
@@ -247,10 +259,11 @@ class ThreadWorker:
         self._start()
 
     def close(self) -> None:
-        """See `Worker`."""
+        """See `Worker`. An interpreter that ends while a thread is inside of torch aborts."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._thread.join(CLOSE_S)
 
 
 class InlineWorker:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import get_args
+from typing import NoReturn, get_args
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
@@ -24,7 +25,7 @@ from fastloop import schemas
 from fastloop.accel.report import AcceleratorIdleError
 from fastloop.extras import MissingExtraError
 
-__all__ = ["configure", "main"]
+__all__ = ["command", "configure", "main"]
 
 VERBS = {
     "eval": "run a policy in a simulator, plain and accelerated, and report what was lost and won",
@@ -174,5 +175,16 @@ def _verb_usage(verb: str, task: str) -> str:
     return "\n".join([*lines, "", "Settings and their defaults:", "", settings])
 
 
+def command() -> NoReturn:
+    """The command itself: ends the process with the code of `main`, whatever hangs in a thread."""
+    code = main()
+    worker = sys.modules.get("fastloop.deploy.worker")
+    if worker is not None and worker.hangs():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # an interpreter that ends in order aborts where a thread is inside of torch
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

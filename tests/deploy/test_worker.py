@@ -1,5 +1,7 @@
 """The planning thread: one job at a time, and nothing that happens in it reaches the loop."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from fastloop.deploy.clock import WallClock
 from fastloop.deploy.motion import State
-from fastloop.deploy.worker import Job, Planned, ThreadWorker
+from fastloop.deploy.worker import Job, Planned, ThreadWorker, hangs
 
 
 def job(tick=0):
@@ -98,3 +100,42 @@ def test_a_planner_that_cannot_be_made_is_an_error_of_every_job():
         one.submit(job())
         assert one.wait(soon()).error == "OSError: no weights"
     one.close()
+
+
+def test_the_end_waits_for_a_plan_in_flight():
+    begun, ended = threading.Event(), threading.Event()
+
+    def plan(job):
+        begun.set()
+        ended.wait(0.2)
+        ended.set()
+        return Planned(np.zeros((1, 1)))
+
+    one = ThreadWorker(lambda: plan, WallClock())
+    one.submit(job())
+    assert begun.wait(10)
+    assert hangs()
+    one.close()
+    assert ended.is_set()
+    assert not hangs()
+
+
+PROCESS = """
+import atexit, sys, threading
+from fastloop import cli
+import fastloop.deploy.worker
+hung = threading.Event()
+if {hangs}:
+    threading.Thread(target=hung.wait, name="planner-0", daemon=True).start()
+atexit.register(print, "in order")
+cli.main = lambda: print("said") or 7
+cli.command()
+"""
+
+
+@pytest.mark.parametrize("hanging", [False, True])
+def test_a_hung_thread_does_not_change_how_the_command_ends(hanging):
+    program = [sys.executable, "-c", PROCESS.format(hangs=hanging)]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 7
+    assert ended.stdout.split("\n")[:-1] == (["said"] if hanging else ["said", "in order"])

@@ -62,7 +62,7 @@ def test_what_arrived_cannot_be_written_to():
         (b"\x81\x90\x01", "no msgpack"),
         (msgpack.packb(list(range(5000))), "no msgpack"),
         (msgpack.packb([[0] * 4000] * 20), "65536 entries"),
-        (msgpack.packb([[{0: 0}] * 4000] * 20), "65536 entries"),
+        (msgpack.packb([[{"a": 0}] * 4000] * 20), "65536 entries"),
         (msgpack.packb(msgpack.ExtType(4, b"abc")), "no msgpack"),
         (b"\xdd\xff\xff\xff\xff", "no msgpack"),
         (encoded(dtype="|O"), "dtype '|O' is not one of"),
