@@ -23,7 +23,11 @@ NOVEL = "what was seen is unlike all that was learned"
 
 
 class CacheFlowPolicy:
-    """CacheFlow as a pure function of history: the likeliest of N cached futures is the plan.
+    """CacheFlow as a pure function of history: of N cached futures that are drawn, the plan is the
+    one in the middle.
+
+    The likeliest one would be a poor plan: the sharpest peak of a density is where nothing happens,
+    and who waits because it is possible to wait never arrives.
 
     Args:
         spec: what it reads and decides; its horizon is that of the futures and the past actions.
@@ -69,8 +73,8 @@ class CacheFlowPolicy:
         self.name = "cacheflow"
 
     def plan(self, history: History, *, rng: Rng, budget: Budget | None = None) -> Plan:
-        """The likeliest of `samples` futures, with its log-density per unit of all T A numbers; the
-        budget is not used.
+        """The future that is nearest to all of `samples` in the mean, with its log-density per unit
+        of all T A numbers; the budget is not used.
 
         Raises:
             ValueError: an observation is not finite.
@@ -80,7 +84,9 @@ class CacheFlowPolicy:
         drawn = self.cacheflow.retrieve(mixture, self.samples, rng)
         candidates = drawn.samples.cpu() + self.anchor(history)
         log_prob = drawn.log_prob.cpu()
-        best = log_prob.argmax(1)
+        flat = (drawn.samples / self.cacheflow.model.factorization.unit).cpu().flatten(2)
+        apart = torch.cdist(flat, flat).mean(2)
+        best = apart.argmin(1)
         rows = torch.arange(len(best))
         novelty = self.cacheflow.novelty(seen["history"], seen.get("neighbors"))
         alarms = {  # so that what is no number is an alarm
@@ -96,7 +102,7 @@ class CacheFlowPolicy:
             log_prob=log_prob[rows, best],
             candidates=candidates,
             chosen=best,
-            scores=-log_prob,
+            scores=apart,
             report=replace(report, degraded={name: sum(rows) for name, rows in raised.items()}),
             reports=tuple(
                 replace(report, degraded={name: 1 for name, rows in raised.items() if rows[row]})

@@ -42,21 +42,36 @@ def test_coordinates_are_white_and_fewer_lose_more():
 
 
 @pytest.mark.parametrize("standardize", [False, True])
-@pytest.mark.parametrize("dims", [3, 10])
-def test_the_density_is_that_of_probabilistic_components(dims, standardize):
+@pytest.mark.parametrize("dims", [3, 7, 10])
+@pytest.mark.parametrize("rest", [0, 2, 64])
+def test_the_density_is_that_of_probabilistic_components(dims, rest, standardize, monkeypatch):
+    monkeypatch.setattr(f"{Factorization.__module__}.REST", rest)
     factorization = fitted(dims, standardize=standardize)
     x = futures(20).double() * 1.3
     y = factorization.project(x)
     normal = -0.5 * (y.square() + math.log(2 * math.pi)).sum(-1)
     found = normal + factorization.log_volume(x)
     along, unit = factorization.components, factorization.unit.repeat(5)
-    inside = along.T @ torch.diag(factorization.scale.square()) @ along
+    scales = torch.cat([factorization.scale, factorization.rest])
+    assert len(scales) == min(dims + rest, 10)
+    inside = along.T @ torch.diag(scales.square()) @ along
     beside = torch.eye(10).double() - along.T @ along
     covariance = inside + beside * factorization.residual.square()
     spread = torch.diag(unit) @ covariance @ torch.diag(unit)
     mean = factorization.mean.flatten() * unit
     expected = MultivariateNormal(mean, (spread + spread.T) / 2).log_prob(x.flatten(1))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_all_of_a_gaussian_is_known_where_the_rest_has_variances_of_its_own():
+    """However few coordinates there are: its density is that of the sample covariance."""
+    factorization, x = fitted(3), futures().double()
+    y = factorization.project(x)
+    normal = -0.5 * (y.square() + math.log(2 * math.pi)).sum(-1)
+    flat = x.flatten(1)
+    expected = MultivariateNormal(flat.mean(0), flat.T.cov(correction=0)).log_prob(flat)
+    found = normal + factorization.log_volume(x)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_no_component_gives_is_improbable():

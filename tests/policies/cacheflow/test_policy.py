@@ -45,7 +45,7 @@ def keys(count):
     return Rng.for_envs(0, range(count), [3] * count)
 
 
-def test_the_plan_is_the_likeliest_candidate_and_says_how_likely(policy, samples):
+def test_the_plan_is_the_candidate_in_the_middle_and_says_how_likely(policy, samples):
     data = samples(5, 5)
     plan = policy.plan(histories(data.history), rng=keys(5))
     assert plan.actions.shape == (5, 6, 2)
@@ -53,6 +53,8 @@ def test_the_plan_is_the_likeliest_candidate_and_says_how_likely(policy, samples
     assert torch.equal(plan.scores.argmin(1), plan.chosen)
     rows = torch.arange(5)
     assert torch.equal(plan.candidates[rows, plan.chosen], plan.actions)
+    apart = (plan.candidates[:, :, None] - plan.candidates[:, None]).flatten(3).norm(dim=-1)
+    assert torch.equal(apart.sum(2).argmin(1), plan.chosen)
     torch.testing.assert_close(
         plan.log_prob, policy.cacheflow.log_prob(data.history, plan.actions), rtol=1e-5, atol=1e-4
     )
