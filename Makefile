@@ -25,7 +25,7 @@ demo: $(VENV)/.demo
 	$(BIN)/fastloop eval
 
 demo-vehicle: $(VENV)/.ros
-	$(BIN)/python -m fastloop.vehicle_demo $(DRIVE)
+	$(BIN)/python -m fastloop.vehicle_demo $(if $(DRIVE),'$(DRIVE)')
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS)  # a process a core, a thread each

@@ -91,8 +91,8 @@ def vehicle_faults(motion: Motion, limits: VehicleLimits) -> list[str]:
             "m/s^2",
         ),
     )
-    return [f"{what} {value:.3g} {unit}, at most {bound:g}" for what, value, bound, unit in checks
-            if value > bound]  # fmt: skip
+    return [f"{what} {_above(value, bound)} {unit}, at most {bound:g}"
+            for what, value, bound, unit in checks if value > bound]  # fmt: skip
 
 
 def arm_faults(motion: Motion, limits: ArmLimits) -> list[str]:
@@ -129,6 +129,12 @@ def _shape_faults(motion: Motion) -> list[str]:
     if not bool((np.diff(times) > 0).all()):
         return ["times that do not rise"]
     return []
+
+
+def _above(value: float, bound: float) -> str:
+    """`value` with so many digits that it is seen to be above `bound`."""
+    texts = (f"{value:.{digits}g}" for digits in range(3, 18))
+    return next(text for text in texts if float(text) > bound)
 
 
 def _finite(values: Floats) -> bool:

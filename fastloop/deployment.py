@@ -37,12 +37,14 @@ class Deployment:
         replay: the recorded drive, where there is one.
         replay_transport: that it is sent on.
         film: of everything that came and went, where it is kept.
+        deploy: its settings, parameter files read.
     """
 
     node: Node
     replay: Replay | None
     replay_transport: Transport | None
     film: Path | None
+    deploy: DeployConfig
 
     def run(self, ticks: int | None = None) -> int:
         """Until the drive ends, or after so many ticks; the node's exit code."""
@@ -100,7 +102,7 @@ def make_deployment(config: RunVerbConfig, folder: Path) -> Deployment:
         watchdog=None if replay else _watchdog(deploy, zenoh, settings),
         listeners=kept, name=deploy.node.strip("/"),
     )  # fmt: skip
-    return Deployment(node, replay, fed, film)
+    return Deployment(node, replay, fed, film, deploy)
 
 
 def _world(

@@ -39,14 +39,17 @@ def run(config: RunVerbConfig, *, listening: Callable[[], None] = lambda: None) 
     node.lifecycle.listeners.append(
         lambda transition, before, after: listening() if transition == "activate" else None
     )
-    heard = config.bag or config.deploy.replay.bag or "the world"
+    heard = deployment.deploy.replay.bag or "the world"
+    long = "" if config.duration_s is None else f" for {config.duration_s:g} s"
     console.print(
-        f"{config.policy.checkpoint} listens to {heard}; Ctrl-C ends it",
+        f"{config.policy.checkpoint} listens to {heard}{long}; Ctrl-C ends it",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
-    port = config.deploy.metrics_port
+    port = deployment.deploy.metrics_port
     end_metrics = serve_metrics(node, port) if port else lambda: None
-    ticks = None if config.duration_s is None else math.ceil(config.duration_s * config.deploy.hz)
+    ticks = (
+        None if config.duration_s is None else math.ceil(config.duration_s * deployment.deploy.hz)
+    )
     try:
         code = deployment.run(ticks)
     finally:
@@ -56,7 +59,9 @@ def run(config: RunVerbConfig, *, listening: Callable[[], None] = lambda: None) 
     write_result(folder, "run", config, node_metrics(node), errors=node.error)
     _print(node, console)
     if deployment.film is not None:
-        console.print(f"film: {deployment.film}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"film, for Foxglove: {deployment.film}", markup=False, highlight=False, soft_wrap=True
+        )
     console.print(f"run folder: {folder}", markup=False, highlight=False, soft_wrap=True)
     return code
 
@@ -91,7 +96,8 @@ def _print(node: Node, console: Console) -> None:
         table.add_row(stage, *(f"{told[name]:.2f}" for name in names), f"{told['n']:.0f}")
     console.print(table)
     rungs = ", ".join(f"{loop.rungs[k]} {RUNGS[k]}" for k in range(4))
-    console.print(f"{loop.rungs.total()} messages: {rungs}", highlight=False)
+    told = f"{loop.rungs.total()} messages: {rungs}; the last one of all ends at rest"
+    console.print(told, highlight=False, soft_wrap=True)
     if loop.last_error:
         told = f"last error: {loop.last_error}"
         console.print(told, markup=False, highlight=False, soft_wrap=True)

@@ -32,6 +32,7 @@ def changed(column, values):
     ("motion", "words"),
     [
         (straight(21.0), "speed 21 m/s, at most 20"),
+        (straight(20.004), "speed 20.004 m/s, at most 20"),
         (straight(-1.0), "speed backward 1 m/s"),
         (changed(ACCELERATION, 4.5), "acceleration 4.5 m/s^2, at most 4"),
         (changed(ACCELERATION, -9.0), "braking 9 m/s^2, at most 8"),

@@ -53,6 +53,14 @@ def test_a_slow_policy_falls_to_lower_rungs_and_says_so(bag, tmp_path, said):
     assert metrics["count_ran_into_the_next_tick"]["value"] > 0
 
 
+def test_the_rate_of_a_parameter_file_is_that_of_a_duration(bag, tmp_path):
+    (tmp_path / "params.yaml").write_text("/**: {ros__parameters: {hz: 20, deadline_ms: 40}}")
+    words = (f"bag={bag}", "duration_s=1", f"params={tmp_path}/params.yaml")
+    assert run(*words, f"run_dir={tmp_path}") == 0
+    metrics = json.loads((tmp_path / "result.json").read_text())["metrics"]
+    assert metrics["ticks"]["value"] == 21
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
