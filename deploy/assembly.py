@@ -22,7 +22,7 @@ from fastloop.deploy.loop import Loop, LoopConfig
 from fastloop.deploy.messages import Messages
 from fastloop.deploy.motion import State
 from fastloop.deploy.planner import Reader, SessionPlanner, inputs_of
-from fastloop.deploy.readers import READS, make_reader
+from fastloop.deploy.readers import READS, make_picture, make_reader
 from fastloop.deploy.transport.base import Sample
 from fastloop.deploy.vehicle import Vehicle
 from fastloop.deploy.worker import InlineWorker, ThreadWorker, Worker
@@ -34,6 +34,7 @@ from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
 __all__ = ["env_of", "make_body", "make_loop"]
 
 SHAPES: dict[str, tuple[int, ...]] = {"ego_states": (1, 6), "ego_heading": (1,), "number": ()}
+RAW = "sensor_msgs/msg/Image"
 DTYPES = {"picture": "uint8", "number": "int64"}
 
 
@@ -104,7 +105,8 @@ def make_loop(
             f"{policy.spec.action.kind} of {policy.spec.action.dim} elements"
         )
     _check_rate(config, variants)
-    readers = _readers(config, inputs_of(variants))
+    read = inputs_of(variants)
+    readers = _readers(config, read)
     chunking = _chunking(config, policy)
 
     def planner() -> SessionPlanner:
@@ -120,7 +122,7 @@ def make_loop(
         budget_s=config.budget_ms / 1e3,
         hang_s=config.hang_s,
     )
-    topics = _topics(config, messages)
+    topics = _topics(config, read, messages)
     inputs = Inputs(
         topics, clock,
         state=config.state.topic, max_skew_s=config.max_skew_s, future_s=config.future_s,
@@ -163,8 +165,14 @@ def _readers(config: DeployConfig, inputs: Mapping[str, TensorSpec]) -> dict[str
     return readers
 
 
-def _topics(config: DeployConfig, messages: Messages) -> list[Topic]:
-    """The state's, and those that readers read, each once."""
+def _topics(
+    config: DeployConfig, read: Mapping[str, TensorSpec], messages: Messages
+) -> list[Topic]:
+    """The state's, and those that readers read, each once.
+
+    A raw picture is made on arrival, so that no tick waits for it. Decoding a compressed one takes
+    longer than its messages may wait.
+    """
 
     def state(sample: Sample, time: float) -> State:
         message = messages.decode(sample.type, sample.data)
@@ -178,7 +186,16 @@ def _topics(config: DeployConfig, messages: Messages) -> list[Topic]:
     topics = [Topic(config.state.topic, config.state.type, state, config.state.max_age_s, True)]
     for given in config.inputs.values():
         if given.topic and given.topic not in [topic.name for topic in topics]:
-            topics.append(Topic(given.topic, given.type, message, given.max_age_s))
+            ahead = [
+                make_picture(read[key].shape, read[key].dtype)
+                for key, other in config.inputs.items()
+                if key in read
+                and (other.topic, other.type) == (given.topic, RAW)
+                and _reads(config, other) == "picture"
+            ]
+            topics.append(
+                Topic(given.topic, given.type, message, given.max_age_s, ahead=tuple(ahead))
+            )
     for topic in topics:
         messages.prepare(topic.type)
     return topics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,10 @@ from fastloop.deploy.clock import Clock
 from fastloop.deploy.motion import State
 from fastloop.deploy.transport.base import Sample
 
-__all__ = ["Held", "Inputs", "Snapshot", "Topic"]
+__all__ = ["Held", "Inputs", "Make", "Snapshot", "Topic"]
+
+Make = Callable[[Any], Any]
+"""Of a decoded message, what a policy reads; equal ones make the same."""
 
 Decode = Callable[[Sample, float], Any]
 """(sample, monotonic s at which it held) -> what it says; ValueError where that is nothing."""
@@ -30,6 +34,8 @@ class Topic:
             said once and holds (a route, a calibration).
         eager: decode on arrival, which must be quick; a message that says nothing is then dropped
             and the one before it stands. Otherwise it is decoded when a plan needs it.
+        ahead: what is made of every message as soon as it is taken, in the thread that brings it,
+            so that a plan finds it made; what it raises is for the plan to meet.
     """
 
     name: str
@@ -37,6 +43,7 @@ class Topic:
     decode: Decode
     max_age_s: float | None = 0.5
     eager: bool = False
+    ahead: Sequence[Make] = ()
 
 
 @dataclass
@@ -54,6 +61,8 @@ class Held:
     arrived: float
     _decode: Decode
     _value: Any = None
+    _made: dict[Make, Any] = field(default_factory=dict)
+    _making: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def value(self) -> Any:
@@ -65,6 +74,17 @@ class Held:
         if self._value is None:
             self._value = self._decode(self.sample, self.time)
         return self._value
+
+    def made(self, make: Make) -> Any:
+        """What `make` makes of its value, made once; nobody may write to it.
+
+        Raises:
+            ValueError: as `value`; and what `make` raises.
+        """
+        with self._making:  # who comes while it is being made waits, rather than make it again
+            if make not in self._made:
+                self._made[make] = make(self.value)
+            return self._made[make]
 
 
 @dataclass(frozen=True)
@@ -151,6 +171,9 @@ class Inputs:
                 if sample.topic == self.state:
                     self._remember(value)
             self._held[sample.topic] = held
+        for make in topic.ahead:
+            with suppress(Exception):
+                held.made(make)
         return ""
 
     def _out_of_turn(self, held: Held, last: Held | None, topic: Topic) -> str:

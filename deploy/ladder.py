@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -34,10 +35,22 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Accepted:
+    """A plan in execution. Its stop is for later ticks: it is computed when this one's message is
+    out (`Ladder.prepare`), or when it is asked for."""
+
     motion: Motion
     variant: str
-    leave_by: float
-    stop: Motion
+    body: Body
+    oldest: float  # monotonic s until which it may be followed
+    next_tick: float
+
+    @cached_property
+    def leave_by(self) -> float:
+        return min(self.body.leave_by(self.motion), self.oldest)
+
+    @cached_property
+    def stop(self) -> Motion:
+        return self.body.comfort_stop(self.motion, max(self.leave_by, self.next_tick))
 
 
 class Ladder:
@@ -99,9 +112,8 @@ class Ladder:
         if faults:
             self.recovered = 0
             return "; ".join(faults)
-        leave_by = min(self.body.leave_by(motion), observed + self.max_plan_age_s)
-        stop = self.body.comfort_stop(motion, max(leave_by, t + self.period_s))
-        self.plan = _Accepted(motion, variant, leave_by, stop)
+        oldest = observed + self.max_plan_age_s
+        self.plan = _Accepted(motion, variant, self.body, oldest, t + self.period_s)
         self.recovered += 1
         return ""
 
@@ -147,8 +159,11 @@ class Ladder:
         return choice
 
     def prepare(self, t: float, state: State) -> Motion:
-        """Compute the last rung as it would go out at `t`, before it is needed."""
-        along = None if self.plan is None else self.plan.motion
+        """Compute the last rung as it would go out at `t`, and the stop of the plan in execution,
+        before they are needed."""
+        along = None
+        if self.plan is not None:
+            along, _ = self.plan.motion, self.plan.stop
         self.spare = self.body.hard_stop(self._start(t, state), t, along)
         return self.spare
 

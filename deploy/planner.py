@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
@@ -114,7 +113,7 @@ class SessionPlanner:
         budget = Budget(max(1e-3, job.deadline - job.submitted - (read - started)))
         plan = self.session.plan([0], budget=budget)
         self.actions = plan.actions[0]
-        actions = self._executed(self.actions)
+        actions = self.session.chunks[0].ahead(self.actions).double().cpu().numpy()
         decided = perf_counter()
         return Planned(
             actions,
@@ -147,7 +146,8 @@ class SessionPlanner:
                     except ValueError as error:
                         failure = error
                 if self.frame is not None:
-                    self.session.observe(0, self.frame)
+                    # A reader made it for nobody else, and a picture takes a while to copy.
+                    self.session.histories[0].observe(self.frame, copy=False)
             elif isinstance(event, Installed) and self.actions is not None:
                 late = min(event.late, len(self.actions) - 1)  # the last action is held
                 self.session.install(0, self.actions, late=late)
@@ -169,14 +169,6 @@ class SessionPlanner:
             key: _checked(key, spec, self.readers[key](snapshot))
             for key, spec in self.inputs.items()
         }
-
-    def _executed(self, actions: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """The chunk's way of executing `actions` from this tick on: what an ensemble averages, for
-        instance, over all ticks that it reaches."""
-        chunk = copy.deepcopy(self.session.chunks[0])
-        chunk.install(actions)
-        ticks = [chunk.next() for _ in range(len(actions))]
-        return torch.stack(ticks).double().cpu().numpy()
 
 
 def _kept(spec: PolicySpec) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastloop.deploy.conversions.image import picture
+from fastloop.deploy.conversions.image import Picture
 from fastloop.deploy.inputs import Snapshot
 from fastloop.deploy.messages import BadMessage
 from fastloop.deploy.motion import HEADING, SPEED, Floats, State, X, Y
 from fastloop.deploy.planner import Reader
 
-__all__ = ["READS", "ego_heading", "ego_states", "make_reader"]
+__all__ = ["READS", "ego_heading", "ego_states", "make_picture", "make_reader"]
 
 READS = {
     "sensor_msgs/msg/Image": "picture",
@@ -32,6 +33,7 @@ READS = {
 }
 """What is read from a type where nothing else is said."""
 
+TURN = 2 * math.pi
 BRAKE_S = 0.2  # over which an acceleration is taken
 
 
@@ -47,9 +49,7 @@ def make_reader(reads: str, topic: str, shape: Sequence[int], dtype: str, plan_h
         ValueError: for any other `reads`; the known ones are listed.
     """
     kinds: dict[str, Reader] = {
-        "picture": lambda seen: picture(
-            seen.held[topic].value, size=(shape[1], shape[2]), dtype=dtype
-        ),
+        "picture": lambda seen: seen.held[topic].made(make_picture(shape, dtype)),
         "ego_states": lambda seen: _as(ego_states(seen.states, shape[0], 1 / plan_hz), dtype),
         "ego_heading": lambda seen: _as(ego_heading(seen.states, shape[0], 1 / plan_hz), dtype),
         "state": lambda seen: _as(seen.states[-1].point, dtype),
@@ -64,6 +64,11 @@ def make_reader(reads: str, topic: str, shape: Sequence[int], dtype: str, plan_h
     return kinds[reads]
 
 
+def make_picture(shape: Sequence[int], dtype: str) -> Picture:
+    """What makes a picture (3, H, W) of `dtype`."""
+    return Picture((shape[1], shape[2]), dtype)
+
+
 def ego_states(states: Sequence[State], rows: int, dt: float) -> Floats:
     """(rows, 6) x, y, vx, vy, ax, ay in the vehicle's present frame, `dt` apart, the newest last.
 
@@ -71,8 +76,9 @@ def ego_states(states: Sequence[State], rows: int, dt: float) -> Floats:
     """
     now = states[-1]
     times = now.time - dt * np.arange(rows - 1, -1, -1)
-    x, y, heading, speed = _at(states, times)
-    pull = (speed - _at(states, times - BRAKE_S)[3]) / BRAKE_S
+    x, y, heading, speeds = _at(states, np.concatenate([times, times - BRAKE_S]))
+    x, y, heading, speed = x[:rows], y[:rows], heading[:rows], speeds[:rows]
+    pull = (speed - speeds[rows:]) / BRAKE_S
     cos, sin = math.cos(now.point[HEADING]), math.sin(now.point[HEADING])
     turn = np.array([[cos, -sin], [sin, cos]])
     places = np.column_stack([x - now.point[X], y - now.point[Y]]) @ turn
@@ -89,9 +95,13 @@ def ego_heading(states: Sequence[State], rows: int, dt: float) -> Floats:
 
 def _at(states: Sequence[State], times: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """x, y, heading and speed at `times`."""
+    first = bisect_right(states, times.min(), key=lambda state: state.time)
+    states = states[max(0, first - 1) :]
     known = np.array([state.time for state in states])
-    points = np.stack([state.point for state in states])
-    headings = np.unwrap(points[:, HEADING])
+    points = np.array([state.point for state in states])
+    headings = points[:, HEADING].copy()
+    # As np.unwrap, in a third of its time: this is done in every tick.
+    headings[1:] -= TURN * np.cumsum(np.round((headings[1:] - headings[:-1]) / TURN))
     x, y, heading, speed = (
         np.interp(times, known, column)
         for column in (points[:, X], points[:, Y], headings, points[:, SPEED])

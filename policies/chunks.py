@@ -25,6 +25,10 @@ class Chunk(Protocol):
         """The action (A,) of this tick, consumed."""
         ...
 
+    def ahead(self, actions: torch.Tensor) -> torch.Tensor:
+        """What would be executed in the next T ticks if `actions` (T, A) were installed."""
+        ...
+
 
 class Chunking(Protocol):
     """A strategy: makes the empty chunk of an episode that begins."""
@@ -59,6 +63,9 @@ class _Receding:
         if ahead:
             self.last = ahead.pop(0)
         return _held(self.last)
+
+    def ahead(self, actions: torch.Tensor) -> torch.Tensor:
+        return actions
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,11 @@ class _Ensemble:
             weights = torch.exp(-self.decay * torch.arange(len(votes), dtype=votes.dtype))
             self.last = (weights[:, None] * votes).sum(0) / weights.sum()
         return _held(self.last)
+
+    def ahead(self, actions: torch.Tensor) -> torch.Tensor:
+        chunk = _Ensemble(self.decay, [list(plan) for plan in self.plans])
+        chunk.install(actions)
+        return torch.stack([chunk.next() for _ in actions])
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,16 @@ class EpisodeHistory:
         self.tick = -1
         self.done = 0  # actions so far; ahead of `tick` where they are handed out ahead
 
-    def observe(self, observation: Mapping[str, torch.Tensor | np.ndarray]) -> None:
-        """Add the frame of the next tick, copied; the first tick of an episode is 0."""
-        values = {
-            key: value.clone() if isinstance(value, torch.Tensor) else torch.tensor(value)
-            for key, value in observation.items()
-        }
+    def observe(
+        self, observation: Mapping[str, torch.Tensor | np.ndarray], *, copy: bool = True
+    ) -> None:
+        """Add the frame of the next tick; the first tick of an episode is 0.
+
+        Args:
+            observation: key to a value without batch axis.
+            copy: False for tensors that nobody writes to any more.
+        """
+        values = {key: _owned(value, copy) for key, value in observation.items()}
         self.frames.append(Frame(values))
         self.tick += 1
 
@@ -102,6 +106,12 @@ class EpisodeHistory:
         self.actions.append(action)
         none = torch.zeros(action.shape, dtype=torch.bool, device=action.device)
         self.overridden.append(none if overridden is None else overridden)
+
+
+def _owned(value: torch.Tensor | np.ndarray, copy: bool) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.clone() if copy else value
+    return torch.tensor(value)
 
 
 @dataclass(frozen=True)

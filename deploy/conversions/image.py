@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn.functional import interpolate
 from fastloop.deploy.messages import BadMessage
 from fastloop.extras import require
 
-__all__ = ["ENCODINGS", "compressed", "picture", "raw"]
+__all__ = ["ENCODINGS", "Picture", "compressed", "raw"]
 
 ENCODINGS: dict[str, tuple[int, tuple[int, int, int]]] = {
     "rgb8": (3, (0, 1, 2)),
@@ -29,26 +30,37 @@ ENCODINGS: dict[str, tuple[int, tuple[int, int, int]]] = {
 _LARGEST = 2**26  # pixels; a made-up size must not take all memory
 
 
-def picture(
-    message: Any, *, size: tuple[int, int] | None = None, dtype: str = "float32"
-) -> torch.Tensor:
-    """An ``Image`` or ``CompressedImage`` as (3, H, W), RGB.
+@dataclass(frozen=True)
+class Picture:
+    """Makes (3, H, W) RGB of an ``Image`` or ``CompressedImage``.
 
-    Args:
+    Attributes:
         size: H and W to scale it to, each axis by itself; None leaves it as it is.
         dtype: ``float32`` in [0, 1], or ``uint8``.
-
-    Raises:
-        BadMessage: it is cut off, damaged, empty, or of an encoding that is not known.
     """
-    if dtype not in ("float32", "uint8"):
-        raise ValueError(f"an image is of no dtype {dtype!r}; have: float32, uint8")
-    pixels = raw(message) if hasattr(message, "step") else compressed(message)
-    image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
-    if size is not None and tuple(image.shape[1:]) != size:
-        # In bytes: a quarter of the time, and antialiased bytes round to the same picture.
-        image = interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-    return image if dtype == "uint8" else image.to(torch.float32).div_(255)
+
+    size: tuple[int, int] | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "uint8"):
+            raise ValueError(f"an image is of no dtype {self.dtype!r}; have: float32, uint8")
+
+    def __call__(self, message: Any) -> torch.Tensor:
+        """The picture in `message`.
+
+        Raises:
+            BadMessage: it is cut off, damaged, empty, or of an encoding that is not known.
+        """
+        pixels = raw(message) if hasattr(message, "step") else compressed(message)
+        if self.size is None or pixels.shape[:2] == self.size:
+            image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+        else:
+            # In bytes: a quarter of the time, and antialiased bytes round to the same picture.
+            # Colors of a pixel stay side by side until there are fewer pixels.
+            wide = torch.from_numpy(np.array(pixels, order="C")).permute(2, 0, 1)[None]
+            image = interpolate(wide, self.size, mode="bilinear", antialias=True)[0].contiguous()
+        return image if self.dtype == "uint8" else image.to(torch.float32).div_(255)
 
 
 def raw(message: Any) -> NDArray[np.uint8]:

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastloop.deploy.inputs import Snapshot
 from fastloop.deploy.motion import State
@@ -140,3 +142,30 @@ def test_ego_states_of_a_circle():
     assert np.allclose(ego_heading(states, 3, 0.5), [-0.5, -0.25, 0], atol=1e-6)
     alone = ego_states(states[-1:], 2, 0.5)
     assert np.allclose(alone[0], [-5, 0, 10, 0, 0, 0], atol=1e-9)
+
+
+@given(
+    turns=st.lists(st.floats(-3, 3), min_size=1, max_size=40),
+    rows=st.integers(1, 4),
+    dt=st.floats(0.01, 0.5),
+)
+def test_headings_go_on_across_half_a_turn(turns, rows, dt):
+    """Measured within half a turn, as odometry tells it: the same as if it had been counted on."""
+    counted = np.cumsum(turns)
+    told = np.remainder(counted + np.pi, 2 * np.pi) - np.pi
+    both = [
+        [State(0.1 * k, np.array([k, 0.0, h, 5.0, 0.0]), np.zeros(1)) for k, h in enumerate(hs)]
+        for hs in (counted, told)
+    ]
+    np.testing.assert_allclose(*(ego_states(states, rows, dt) for states in both), atol=1e-6)
+    apart = np.subtract(*(ego_heading(states, rows, dt) for states in both))
+    np.testing.assert_allclose(np.sin(apart / 2), 0, atol=1e-6)
+
+
+def test_states_of_long_ago_change_nothing():
+    new = [State(0.02 * k, np.array([k, 0.0, 0.1, 5.0, 0.0]), np.zeros(1)) for k in range(100)]
+    old = [
+        State(time - 100, point * 7, rate)
+        for time, point, rate in ((s.time, s.point, s.rate) for s in new)
+    ]
+    assert np.array_equal(ego_states(old + new, 3, 0.25), ego_states(new, 3, 0.25))

@@ -105,3 +105,16 @@ def test_an_exhausted_ensemble_holds_its_last_action():
     chunk.install(plan(4, length=2), late=2)
     assert taken(chunk, 1) == [1]
     assert chunk.due()
+
+
+@pytest.mark.parametrize("chunking", [RecedingHorizon(2), TemporalEnsemble(0.1)])
+def test_what_lies_ahead_is_what_is_then_executed(chunking):
+    chunk = chunking.start()
+    for plan in (torch.arange(6.0)[:, None], torch.randn(6, 1, generator=torch.manual_seed(0))):
+        chunk.install(plan)
+        chunk.next()
+    new = torch.arange(10.0, 15.0)[:, None]
+    ahead = chunk.ahead(new)
+    assert torch.equal(chunk.ahead(new), ahead)  # looking changes nothing
+    chunk.install(new)
+    assert torch.equal(torch.stack([chunk.next() for _ in new]), ahead)

@@ -128,3 +128,9 @@ def test_the_plan_under_way_begins_when_it_was_made():
     underway, none = History.stack([made, episode(1)], [0]).underway
     assert (underway.tick, none) == (0, None)
     assert torch.equal(underway.actions, torch.ones(4, 1))
+
+
+def test_a_tensor_that_nobody_writes_to_need_not_be_copied():
+    episode, seen = EpisodeHistory(2), torch.zeros(3)
+    episode.observe({"key": seen}, copy=False)
+    assert episode.frames[0].values["key"] is seen

@@ -23,7 +23,7 @@ from fastloop.deploy.bags.from_drive import (
 from fastloop.deploy.bags.reading import read_bag
 from fastloop.deploy.bags.replaying import replay
 from fastloop.deploy.clock import VirtualClock
-from fastloop.deploy.conversions.image import picture
+from fastloop.deploy.conversions.image import Picture
 from fastloop.deploy.conversions.odometry import vehicle_state
 from fastloop.deploy.messages import Messages
 from fastloop.deploy.transport.base import LATCHED, QoS
@@ -75,7 +75,7 @@ def test_a_generated_drive(bag, messages):
     np.testing.assert_allclose(np.diff(headings) * 20, rates[1:], atol=0.02)
     route = messages.decode("nav_msgs/msg/Path", found[ROUTE][0].data)
     assert [pose.pose.position.x for pose in route.poses] == places[:, 0].tolist()
-    assert picture(messages.decode(IMAGE, found[CAMERA][0].data)).shape == (3, 240, 320)
+    assert Picture()(messages.decode(IMAGE, found[CAMERA][0].data)).shape == (3, 240, 320)
 
 
 def test_a_bend_to_the_left_is_seen_on_the_left():
@@ -118,7 +118,7 @@ def test_the_camera_of_comma2k19(realdata, tmp_path, messages):
         out.mux(stream.encode(None))
     bag_of_drive(tmp_path / "bag.mcap", messages, segment, seconds=1.0)
     found = by_topic(tmp_path / "bag.mcap")
-    shades = [picture(messages.decode(IMAGE, s.data)).mean() * 255 for s in found[CAMERA]]
+    shades = [Picture()(messages.decode(IMAGE, s.data)).mean() * 255 for s in found[CAMERA]]
     np.testing.assert_allclose(shades, np.arange(10) * 20, atol=4)
     assert [s.stamp_ns for s in found[CAMERA]] == [s.stamp_ns for s in found[ODOMETRY][:10]]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastloop.deploy.conversions.image import ENCODINGS, picture
+from fastloop.deploy.conversions.image import ENCODINGS, Picture
 from fastloop.deploy.messages import BadMessage, Messages
 
 pytest.importorskip("rosbags", reason="messages are of it (extra ros)")
@@ -15,6 +15,10 @@ images = pytest.importorskip("PIL.Image", reason="pictures are decoded by it (ex
 MESSAGES = Messages()
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 PICTURE = torch.from_numpy(PIXELS).permute(2, 0, 1)
+
+
+def picture(message, **settings):
+    return Picture(**settings)(message)
 
 
 def raw(pixels, encoding, *, padding=0):
