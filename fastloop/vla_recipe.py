@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastloop.accel.decoding.choose import Greedy
 from fastloop.accel.decoding.model import ModelSpec, Regime
 from fastloop.accel.decoding.rollouts import decode
-from fastloop.accel.decoding.speculative import Speculative
 from fastloop.bench.decode.validity import measure_validity
 from fastloop.config import TrainVerbConfig
 from fastloop.datasets import robomimic
@@ -25,11 +26,13 @@ from fastloop.datasets.moments import Moments
 from fastloop.datasets.scores.ade import ade
 from fastloop.extras import require
 from fastloop.policies.driving.whole_plans import plan_rate, waypoint_env
+from fastloop.policies.load import find_checkpoint
 from fastloop.policies.spec import EnvSpec
 from fastloop.policies.training import Trainer
 from fastloop.policies.vla.answer import STOP, read_tokens
 from fastloop.policies.vla.canvas import Layout, build_layout
-from fastloop.policies.vla.checkpoint import save_vlm
+from fastloop.policies.vla.checkpoint import TOKENIZER, VLMCheckpoint, load_vlm, save_vlm
+from fastloop.policies.vla.decoding import DecodingConfig, build_driver
 from fastloop.policies.vla.images import PatchConfig, resized_shape
 from fastloop.policies.vla.manifest import Manifest
 from fastloop.policies.vla.policy import IMAGES, INTENT, STATES
@@ -39,7 +42,7 @@ from fastloop.policies.vla.samples import DrivingSamples, collate
 from fastloop.policies.vla.schema import Schema, load_schema
 from fastloop.policies.vla.small import new_network, new_tokenizer
 from fastloop.policies.vla.tokenizer import MASK, NULL, FileTokenizer, token_id
-from fastloop.policies.vla.training import build_loss, build_trainer
+from fastloop.policies.vla.training import StageConfig, build_loss, build_trainer, stop_behind
 from fastloop.policies.vla.waypoints import WaypointPlan
 from fastloop.recipe import told
 from fastloop.sims.targets import build
@@ -158,8 +161,10 @@ class VLARecipe:
     def spec(self) -> ModelSpec:
         """What the model will be to the decoding engine."""
         tokenizer = self.layout.tokenizer
+        seen = any(stage.stage == "prefix_lm" for stage in self._stages.values())
         return ModelSpec(
-            Regime.CAUSAL_CONTEXT, vocab=len(tokenizer), mask_id=token_id(tokenizer, MASK),
+            Regime.PREFIX_LM if seen else Regime.CAUSAL_CONTEXT,
+            vocab=len(tokenizer), mask_id=token_id(tokenizer, MASK),
             stop_id=token_id(tokenizer, STOP), null_id=token_id(tokenizer, NULL),
             block_size=self.schema.block_size,
         )  # fmt: skip
@@ -175,17 +180,16 @@ class VLARecipe:
 
     @cached_property
     def model(self) -> Any:
-        """A fresh one, on the configured device.
+        """A fresh one, or as `origin` is, on the configured device.
 
         Raises:
-            ValueError: no such device, network of this size, or compiler; a policy to start from.
+            ValueError: no such device, network of this size, or compiler; another network, or
+                other tokens, in `origin`.
         """
-        if self.config.init:
-            raise ValueError(
-                "init is for diffusion policies; leave it out for a vision-language planner"
-            )
         torch.manual_seed(self.config.train.seed)
         network = new_network(self.config.network.arch, self.layout.tokenizer)
+        if self.origin:
+            _start_from(self.origin, network, self.tokenizer_json)
         try:
             network = network.to(self.config.device)
         except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
@@ -195,6 +199,16 @@ class VLARecipe:
             for layer in network.get_decoder().layers:  # by layers: what is averaged stays plain
                 layer.compile(dynamic=True)
         return network
+
+    @cached_property
+    def origin(self) -> VLMCheckpoint | None:
+        """The planner to start from.
+
+        Raises:
+            CheckpointError: when it cannot be read.
+        """
+        folder = self.config.init
+        return load_vlm(find_checkpoint(folder), dtype="float32") if folder else None
 
     @cached_property
     def samples(self) -> DrivingSamples:
@@ -215,16 +229,15 @@ class VLARecipe:
         Raises:
             ValueError: for stages that do not make up a training.
         """
-        config, shares = self.config, self.config.network.vla.stages.values()
-        if abs(sum(stage.share for stage in shares) - 1) > 1e-6:
-            raise ValueError(
-                "the shares of network.vla.stages must be 1 in all, got "
-                f"{[stage.share for stage in shares]}"
-            )
+        config, shares = self.config, [stage.share for stage in self._stages.values()]
+        if abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"the shares of network.vla.stages must be 1 in all, got {shares}")
         names = ("sim", "dataset", "network", "mirror", "check_episodes")
         facts = {name: value for name, value in asdict(config).items() if name in names}
         facts["network"] = told(config.network)
-        for name, stage in config.network.vla.stages.items():
+        if self.origin:
+            facts["init"] = self.origin.digest
+        for name, stage in self._stages.items():
             train = replace(
                 config.train,
                 steps=max(1, round(stage.share * config.train.steps)),
@@ -239,28 +252,26 @@ class VLARecipe:
         """How a stage's averaged weights do on the held-out moments.
 
         Returns:
-            ``held_out_loss`` of the stage; of answers that are drafted and verified: ``ade_5s`` m,
-            ``tokens_per_forward``, and the shares of `Validity`.
+            ``held_out_loss`` of the stage; of answers that are written in the fastest way:
+            ``ade_5s`` m, ``tokens_per_forward``, and the shares of `Validity`.
         """
         network = trainer.ema.averaged.model
         samples = [self.held_out[i] for i in range(len(self.held_out))]
         batches = [samples[start : start + ROWS] for start in range(0, len(samples), ROWS)]
         losses, plans, answers = [], [], []
-        loss = build_loss(
-            network, self.spec, self.layout.canvas.sections, self.config.network.vla.stages[name]
-        )
+        stage, canvas = self._stages[name], self.layout.canvas
+        loss = build_loss(network, self.spec, canvas.sections, stage)
         to_plan = WaypointPlan(self.schema, waypoint_env(self.env))
         model = Qwen25VL(network, self.spec)
+        driver = build_driver(DecodingConfig(), model, Greedy(), canvas)
         states = iter(seen[STATES] for seen, _ in self.held_out.moments)
         for batch in batches:
-            rows = collate(batch, model=network, stop_id=self.spec.stop_id)
+            rows = collate(batch, model=network, stop_id=stop_behind(self.spec, stage))
             rows = {key: value.to(trainer.device) for key, value in rows.items()}
             with torch.no_grad():
                 found = loss(rows, torch.Generator().manual_seed(0))
             losses += [float(found)] * len(batch)
-            decoded = decode(
-                model, [sample.prompt for sample in batch], self.layout.canvas, Speculative()
-            )
+            decoded = decode(model, [sample.prompt for sample in batch], canvas, driver)
             answers.append(decoded)
             for tokens in decoded.tokens.cpu():
                 answer = read_tokens(self.layout, tokens)
@@ -302,12 +313,34 @@ class VLARecipe:
         robomimic.write(folder / HELD_OUT, _spread(self.drives[1]), env_args=told)
 
     @property
+    def _stages(self) -> dict[str, StageConfig]:
+        """Those that have a share."""
+        stages = self.config.network.vla.stages
+        return {name: stage for name, stage in stages.items() if stage.share}
+
+    @property
     def _keys(self) -> list[str]:
         """Of the observations that make a sample."""
         return [STATES, INTENT, NEIGHBORS, *(IMAGES + camera for camera in self.cameras)]
 
     def _samples(self, moments: Moments) -> DrivingSamples:
         return DrivingSamples(moments, self.layout, self.template, self.patches, self.cameras)
+
+
+def _start_from(origin: VLMCheckpoint, network: Any, tokenizer: str) -> None:
+    """Give a network the weights of a checkpoint that has the same tokens."""
+    theirs = (origin.folder / TOKENIZER).read_text(encoding="utf-8")
+    if json.loads(theirs)["model"] != json.loads(tokenizer)["model"]:
+        raise ValueError(
+            f"init={origin.folder} knows other tokens than those that network.vla.schema and "
+            "network.vla.prompt make"
+        )
+    try:
+        network.load_state_dict(origin.network.state_dict())
+    except RuntimeError as error:  # names what differs
+        raise ValueError(
+            f"init={origin.folder} holds another network than the one configured: {error}"
+        ) from error
 
 
 def _check_compiler(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""From an autoregressive vision-language model to one that drafts blocks: the losses of its stages.
+"""From an autoregressive vision-language model to one that fills masks: the losses of its stages.
 
 A batch, of right-padded rows [prompt | answer], is what `fastloop.policies.vla.samples` makes:
 
@@ -24,7 +24,16 @@ import torch
 from fastloop.accel.decoding.model import ModelSpec
 from fastloop.policies.vla.attention import trains_fast
 from fastloop.policies.vla.losses import chunked_cross_entropy
-from fastloop.policies.vla.masks import EVERYTHING, PADDING, Parts, causal, doubled, doubled_parts
+from fastloop.policies.vla.masks import (
+    EVERYTHING,
+    PADDING,
+    PROMPT,
+    Parts,
+    causal,
+    doubled,
+    doubled_parts,
+    prefixed,
+)
 from fastloop.policies.vla.noise import UNIFORM, complementary, masking_probability
 
 __all__ = [
@@ -33,6 +42,8 @@ __all__ = [
     "autoregressive_loss",
     "block_diffusion_loss",
     "doubled_pass",
+    "prefix_lm_loss",
+    "prefixed_pass",
 ]
 
 Batch = Mapping[str, torch.Tensor]
@@ -40,12 +51,12 @@ Batch = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Objective:
-    """What counts how much in `block_diffusion_loss`.
+    """What counts how much in `block_diffusion_loss` and `prefix_lm_loss`.
 
     Attributes:
-        noise: (a, b) of each section's Beta, see `masking_probability`.
+        noise: (a, b) of each section's Beta, see `masking_probability`; of the former.
         weights: of each section's drafted tokens.
-        draft_weight, causal_weight: of the two halves of the loss.
+        draft_weight, causal_weight: of the two halves of the former.
         eps: the least probability of being masked.
     """
 
@@ -152,16 +163,91 @@ def doubled_pass(
         read: (B, S, D) the same of the clean rows.
     """
     real, at = _slots(batch)
-    copies, _, slots = masked.shape
     block = torch.where(real, batch["block"].gather(1, at), PADDING)
+    mask = doubled(block, batch["block"], copies=len(masked))
+    return _noisy_pass(model, batch, masked, mask_id, mask)
+
+
+def prefix_lm_loss(
+    model: Any,
+    batch: Batch,
+    spec: ModelSpec,
+    objective: Objective,
+    *,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """What a model learns filling any masks of an answer by, all of which it sees (LaViDa).
+
+    Two copies of the answer, masked to complement each other, behind one prompt. How much of an
+    answer is masked is drawn once for all of it, uniformly (LLaDA), because a decoder that fills
+    one block after the other begins with everything masked. Each token being masked in one of the
+    copies, no weight has to make up for how likely that was.
+
+    Args:
+        model: see the module.
+        batch: see the module, without stop tokens: a decoder shows the slots of its canvas only.
+        spec: mask token, and which row speaks of a slot.
+        objective: what counts how much.
+        generator: of the noise, on the CPU.
+
+    Returns:
+        scalar: the sum over the number of the answer's tokens.
+    """
+    real, at = _slots(batch)
+    tokens = batch["ids"].gather(1, at)
+    whole = torch.zeros_like(at)
+    probability = masking_probability(
+        whole, whole, (UNIFORM,), generator=generator, eps=objective.eps
+    )
+    free = real & ~batch["given"]
+    masked = complementary(
+        probability, free=free, always=torch.zeros_like(free), generator=generator
+    )
+    drafted, read = prefixed_pass(model, batch, masked, spec.mask_id)
+    if spec.logit_shift:
+        row = torch.arange(len(at), device=at.device)
+        last = read[row, at[:, 0] - 1].expand(len(masked), -1, -1)
+        drafted = torch.cat([last[:, :, None], drafted[:, :, :-1]], 2)
+    weights = torch.tensor(objective.weights, device=at.device)[batch["section"]]
+    total = chunked_cross_entropy(
+        drafted[masked],
+        model.get_output_embeddings(),
+        tokens.expand_as(masked)[masked],
+        weights.expand_as(masked)[masked],
+    )
+    return total / real.sum()
+
+
+def prefixed_pass(
+    model: Any, batch: Batch, masked: torch.Tensor, mask_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One pass over [noisy | ... | noisy | prompt] rows; see `doubled_pass`.
+
+    Returns:
+        drafted: (C, B, A, D) last hidden states of the copies.
+        read: (B, P, D) the same of the prompts, filled up to the longest.
+    """
+    real, at = _slots(batch)
+    prompt = batch["block"][:, : int(at.amax(0)[0])] == PROMPT
+    return _noisy_pass(model, batch, masked, mask_id, prefixed(real, prompt, copies=len(masked)))
+
+
+def _noisy_pass(
+    model: Any, batch: Batch, masked: torch.Tensor, mask_id: int, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copies of the answer, and as much of the clean rows as there is in a mask (B, Q, Q)."""
+    _, at = _slots(batch)
+    copies, _, slots = masked.shape
+    clean = mask.shape[1] - copies * slots
     noisy = torch.where(masked, mask_id, batch["ids"].gather(1, at))
     positions = batch["positions"]
     here = at if positions.ndim == 2 else at[:, None].expand(-1, positions.shape[1], -1)
+    read = _embed(model, {**batch, "ids": batch["ids"][:, :clean]})
     hidden = _decode(
         model,
-        torch.cat([*model.get_input_embeddings()(noisy), _embed(model, batch)], 1),
-        doubled(block, batch["block"], copies=copies),
-        torch.cat([positions.gather(-1, here)] * copies + [positions], -1),
+        torch.cat([*model.get_input_embeddings()(noisy), read], 1),
+        mask,
+        torch.cat([positions.gather(-1, here)] * copies + [positions[..., :clean]], -1),
         doubled_parts(slots, copies),
     )
     drafted = hidden[:, : copies * slots].unflatten(1, (copies, slots)).transpose(0, 1)

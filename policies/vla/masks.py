@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["EVERYTHING", "PADDING", "PROMPT", "Parts", "causal", "doubled", "doubled_parts"]
+__all__ = [
+    "EVERYTHING",
+    "PADDING",
+    "PROMPT",
+    "Parts",
+    "causal",
+    "doubled",
+    "doubled_parts",
+    "prefixed",
+]
 
 # Queries one after the other, and the keys that they may see at all.
 Parts = tuple[tuple[slice, tuple[slice, ...]], ...]
@@ -49,9 +58,29 @@ def doubled(noisy: torch.Tensor, clean: torch.Tensor, *, copies: int = 1) -> tor
     return torch.cat([torch.cat([same, earlier], 2), torch.cat([nothing, causal_part], 2)], 1)
 
 
+def prefixed(answer: torch.Tensor, prompt: torch.Tensor, *, copies: int = 1) -> torch.Tensor:
+    """Rows [noisy | ... | noisy | prompt] in which prompts see themselves and all copies of an answer
+    see theirs, each of them all of itself besides (LaViDa, arXiv 2505.16839).
+
+    Args:
+        answer: (B, A) bool, which tokens of a noisy copy are real.
+        prompt: (B, P) bool, the same of the prompt.
+        copies: of the answer, one after the other.
+
+    Returns:
+        (B, copies * A + P, copies * A + P) bool, True where a query (row) may look (column). Every
+        row, padding's too, sees at least itself.
+    """
+    real = torch.cat([answer.repeat(1, copies), prompt], 1)
+    slots = torch.arange(real.shape[1], device=real.device)
+    part = (slots // max(answer.shape[1], 1)).clamp(max=copies)
+    near = (part[:, None] == part) | (part == copies)
+    return (near & real[:, None]) | torch.eye(len(slots), dtype=torch.bool, device=real.device)
+
+
 def doubled_parts(slots: int, copies: int) -> Parts:
-    """Where `doubled` shows something: to a copy of A = `slots` its own and the clean part, which
-    sees itself."""
+    """Where `doubled` and `prefixed` show something: to a copy of A = `slots` its own and the
+    clean part, which sees itself."""
     clean = slice(copies * slots, None)
     noisy = [slice(copy * slots, (copy + 1) * slots) for copy in range(copies)]
     return (*((own, (own, clean)) for own in noisy), (clean, (clean,)))

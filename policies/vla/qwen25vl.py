@@ -14,7 +14,8 @@ import torch
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.kv import KVCache
 from fastloop.accel.decoding.layered import Reading
-from fastloop.accel.decoding.model import ModelSpec
+from fastloop.accel.decoding.model import ModelSpec, Regime
+from fastloop.policies.dlm.decoder import prompt_mask
 from fastloop.policies.dlm.layers import StockLayers
 from fastloop.policies.vla.prompt import Prompt
 
@@ -33,7 +34,8 @@ class Qwen25VL(StockLayers):
         spec: what attends to what, and special tokens.
 
     Raises:
-        ValueError: for a network with another kind of attention, or with sliding windows.
+        ValueError: for a network with another kind of attention, or with sliding windows, and for
+            a spec of the regime ``full``.
     """
 
     def __init__(self, network: Any, spec: ModelSpec) -> None:
@@ -48,6 +50,8 @@ class Qwen25VL(StockLayers):
                 f"layers of kinds {sorted(set(text.layer_types))}; expected full_attention only: "
                 "set use_sliding_window to false"
             )
+        if spec.regime is Regime.FULL:
+            raise ValueError("a model of regime full keeps no prompt, pictures would be lost")
         super().__init__(network.eval(), network.model.language_model)
         self.spec = spec
 
@@ -80,7 +84,8 @@ class Qwen25VL(StockLayers):
         reading = self.read(prompts)
         kv = KVCache(self.layers, reading.ids.shape[1] + room)
         # Without a mask it is causal, so that no token sees what fills up its row behind it.
-        hidden = self._layers(reading.hidden, reading.positions, None, kv)
+        mask = reading.mask if self.spec.regime is Regime.PREFIX_LM else None
+        hidden = self._layers(reading.hidden, reading.positions, mask, kv)
         rows = torch.arange(len(prompts), device=self.device)
         return Context(
             kv=kv,
@@ -115,10 +120,10 @@ class Qwen25VL(StockLayers):
             embeddings = embeddings.masked_scatter(
                 pictures.to(device)[..., None], torch.cat(list(seen)).to(embeddings.dtype)
             )
-        causal = torch.ones(read.shape[1], read.shape[1], dtype=torch.bool).tril()
         return Reading(
             ids=read.to(device), hidden=embeddings, positions=positions.to(device),
-            mask=(causal & visible[:, None]).to(device), visible=visible.to(device),
+            mask=(prompt_mask(self.spec, read.shape[1]) & visible[:, None]).to(device),
+            visible=visible.to(device),
             visual=pictures.to(device), position=following.to(device),
         )  # fmt: skip
 

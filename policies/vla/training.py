@@ -1,4 +1,4 @@
-"""Training a vision-language policy: three stages, each a `Trainer` over the same samples."""
+"""Training a vision-language policy: stages, each a `Trainer` over the same samples."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from fastloop.policies.vla.conversion import (
     annealed_block_size,
     autoregressive_loss,
     block_diffusion_loss,
+    prefix_lm_loss,
 )
 from fastloop.policies.vla.noise import UNIFORM
 from fastloop.policies.vla.samples import Batches, Samples
 
-__all__ = ["STAGES", "StageConfig", "Trained", "build_loss", "build_trainer"]
+__all__ = ["STAGES", "StageConfig", "Trained", "build_loss", "build_trainer", "stop_behind"]
 
-STAGES = ("autoregressive", "block_diffusion", "structured")
+# And what a model may become in them.
+STAGES = {
+    "autoregressive": {Regime.CAUSAL_CONTEXT, Regime.PREFIX_LM},
+    "block_diffusion": {Regime.CAUSAL_CONTEXT},
+    "structured": {Regime.CAUSAL_CONTEXT},
+    "prefix_lm": {Regime.PREFIX_LM},
+}
 # Fast-dDrive's: what plans is masked more and counts more than what sees.
 NOISE = {
     "critical_objects": [1.0, 2.0],
@@ -46,18 +53,21 @@ class StageConfig:
     - ``block_diffusion``: to draft any answer in blocks of a fixed size (Fast-dVLM's direct
       conversion, arXiv 2604.06832); blocks begin anew with every answer and end with it;
     - ``structured``: to draft the values between the scaffold of a canvas, in its blocks
-      (Fast-dDrive, arXiv 2605.23163).
+      (Fast-dDrive, arXiv 2605.23163);
+    - ``prefix_lm``: to fill those values while all of the answer is seen (LaViDa, arXiv
+      2505.16839).
 
     Attributes:
         stage: one of `STAGES`.
         block_size: of ``block_diffusion``.
         anneal: whether its blocks grow to that size, see `annealed_block_size`.
         noise: of ``structured``: section to (a, b) of its Beta; uniform where missing.
-        weights: of ``structured``: section to weight of its drafted tokens; 1 where missing.
+        weights: of ``structured`` and ``prefix_lm``: section to weight of its drafted tokens; 1
+            where missing.
         draft_weight, causal_weight: of the two halves of the loss.
         eps: the least probability of being masked.
         share, lr_factor: where several stages make one training: the part of its steps, and of its
-            learning rate, that is this one's.
+            learning rate, that is this one's; a share of 0 leaves it out.
     """
 
     stage: str = "structured"
@@ -115,8 +125,8 @@ def build_trainer(
     """
     if not len(samples):
         raise ValueError("there are no samples to train on")
-    _check_model(model, spec)
     loss = build_loss(model, spec, samples[0].canvas.sections, stage)
+    _check_model(model, spec, stage)
 
     def blocks(step: int) -> int | None:
         if stage.stage != "block_diffusion":
@@ -127,7 +137,7 @@ def build_trainer(
     return Trainer(
         Trained(model),
         loss,
-        Batches(samples, config.batch_size, config.seed, model, spec.stop_id, blocks),
+        Batches(samples, config.batch_size, config.seed, model, stop_behind(spec, stage), blocks),
         config,
         facts={"stage": asdict(stage), "samples": len(samples), **(facts or {})},
     )
@@ -147,20 +157,30 @@ def build_loss(
     def loss(batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
         if stage.stage == "autoregressive":
             return autoregressive_loss(model, batch)
-        return block_diffusion_loss(model, batch, spec, objective, generator=generator)
+        one = prefix_lm_loss if stage.stage == "prefix_lm" else block_diffusion_loss
+        return one(model, batch, spec, objective, generator=generator)
 
     return loss
 
 
-def _check_model(model: Any, spec: ModelSpec) -> None:
+def stop_behind(spec: ModelSpec, stage: StageConfig) -> int | None:
+    """The token behind every answer of a stage; none where a model sees all of an answer, because
+    its decoder has no such slot to show."""
+    return None if stage.stage == "prefix_lm" else spec.stop_id
+
+
+def _check_model(model: Any, spec: ModelSpec, stage: StageConfig) -> None:
     attention = model.get_decoder().config._attn_implementation
     if attention != "sdpa":
         raise ValueError(
             f"attention {attention!r} reads no boolean masks: load the model with "
             "attn_implementation='sdpa'"
         )
-    if spec.regime is not Regime.CAUSAL_CONTEXT:
-        raise ValueError(f"a model is trained to draft in causal context, not to be {spec.regime}")
+    if spec.regime not in STAGES[stage.stage]:
+        raise ValueError(
+            f"the stage {stage.stage} does not make a model {spec.regime.value}, only "
+            f"{' or '.join(sorted(STAGES[stage.stage]))}"
+        )
 
 
 def _objective(stage: StageConfig, sections: Sequence[str]) -> Objective:
@@ -180,8 +200,9 @@ def _objective(stage: StageConfig, sections: Sequence[str]) -> Objective:
         if len(schedule) != 2 or min(schedule) <= 0:
             raise ValueError(f"noise of {section} must be (a, b), both above 0, got {schedule}")
     structured = stage.stage == "structured"
+    sectioned = stage.stage in ("structured", "prefix_lm")
     noise = [stage.noise.get(s, UNIFORM) if structured else UNIFORM for s in sections]
-    weights = [stage.weights.get(s, 1.0) if structured else 1.0 for s in sections]
+    weights = [stage.weights.get(s, 1.0) if sectioned else 1.0 for s in sections]
     return Objective(
         noise=tuple((float(a), float(b)) for a, b in noise),
         weights=tuple(float(weight) for weight in weights),

@@ -200,6 +200,60 @@ def test_eval_drives_it(trained, tmp_path):
     assert evaluate(trained, tmp_path) == 0
 
 
+def further(drives, folder, origin, *overrides):
+    """Another training of what was trained: to see all of its answer."""
+    return train(
+        drives, folder, "network=prefix_lm_small", f"init={origin / 'policy'}", "train.steps=2",
+        "check_every=0", *(f"network.arch.{size}" for size in ARCH), *overrides,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def taught_further(drives, trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("further") / "run"
+    assert further(drives, folder, trained) == 0
+    return folder
+
+
+def test_what_was_trained_is_taught_to_see_all_of_its_answer(taught_further, trained):
+    manifest = json.loads((taught_further / "policy" / "fastloop.json").read_text())
+    assert manifest["regime"] == "prefix_lm"
+    told = [json.loads(line) for line in (taught_further / "metrics.jsonl").open()]
+    assert [(line["stage"], line["step"]) for line in told] == [("prefix_lm", 2)]
+    ours, theirs = (
+        load_file(folder / "policy" / "model.safetensors") for folder in (taught_further, trained)
+    )
+    name = next(key for key in ours if key.endswith("layers.0.self_attn.q_proj.weight"))
+    moved, size = (ours[name] - theirs[name]).abs().max(), theirs[name].abs().max()
+    assert 0 < moved < size / 10, "two steps from where the other training ended"
+    bold = "policy.decoding.threshold=0.01"  # it is sure of nothing yet
+    assert evaluate(taught_further, taught_further.parent / "eval", bold) == 0
+
+
+def test_the_resumed_run_has_to_start_from_the_same_planner(drives, taught_further, capsys):
+    assert further(drives, taught_further, taught_further) == 2
+    assert "other settings" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["init=nowhere"], "no checkpoint at nowhere"),
+        (["init=fast_ddrive_small"], "holds another network than the one configured"),
+        (["network.vla.prompt=short"], "knows other tokens than those that network.vla.schema"),
+        (
+            ["network.vla.stages.structured.share=0.5", "network.vla.stages.prefix_lm.share=0.5"],
+            "the stage structured does not make a model prefix_lm, only causal_context",
+        ),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused(
+    drives, trained, tmp_path, capsys, overrides, message
+):
+    assert further(drives, tmp_path, trained, *overrides) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_other_pictures_are_refused_before_anything_runs(trained, tmp_path, capsys):
     assert evaluate(trained, tmp_path / "run", "sim.image_size=[84,56]") == 2
     said = " ".join(capsys.readouterr().err.split())

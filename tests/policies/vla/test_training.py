@@ -40,6 +40,7 @@ SAMPLES = [
     Sample(Prompt(torch.tensor([70, 71 + case]), *EMPTY), canvas(case)) for case in range(CASES)
 ]
 SPEC = ModelSpec(Regime.CAUSAL_CONTEXT, vocab=VOCAB, mask_id=MASK, stop_id=STOP, block_size=8)
+SPECS = dict.fromkeys(STAGES, SPEC) | {"prefix_lm": replace(SPEC, regime=Regime.PREFIX_LM)}
 CONFIG = TrainConfig(
     steps=60, batch_size=8, lr=8e-3, warmup_steps=5, autocast=False, weight_decay=0.0
 )
@@ -89,18 +90,18 @@ def test_a_toy_learns_to_draft_what_it_would_say(network):
 def test_every_stage_learns(network, stage):
     config = replace(CONFIG, steps=15)
     settings = StageConfig(stage=stage, block_size=8)
-    trainer = build_trainer(network(), SPEC, SAMPLES, settings, config)
+    trainer = build_trainer(network(), SPECS[stage], SAMPLES, settings, config)
     losses = [trainer.advance() for _ in range(15)]
     assert sum(losses[-3:]) < 0.85 * sum(losses[:3])
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_resumed_run_is_the_unbroken_one(network, tmp_path, stage):
-    config = replace(CONFIG, steps=8, batch_size=3)
+    config, spec = replace(CONFIG, steps=8, batch_size=3), SPECS[stage]
     settings = StageConfig(stage=stage, block_size=8)
 
     def fresh():
-        return build_trainer(network(), SPEC, SAMPLES, settings, config, facts={"data": "toy"})
+        return build_trainer(network(), spec, SAMPLES, settings, config, facts={"data": "toy"})
 
     unbroken, first, second = fresh(), fresh(), fresh()
     losses = [unbroken.advance() for _ in range(6)]
@@ -114,7 +115,7 @@ def test_a_resumed_run_is_the_unbroken_one(network, tmp_path, stage):
     ):
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
     other = build_trainer(
-        network(), SPEC, SAMPLES, replace(settings, eps=0.5), config, facts={"data": "toy"}
+        network(), spec, SAMPLES, replace(settings, eps=0.5), config, facts={"data": "toy"}
     )
     with pytest.raises(ValueError, match="other settings"):
         other.resume(tmp_path / "state.pt")
@@ -168,8 +169,10 @@ def test_models_and_data_that_cannot_be_trained_are_refused(network):
     model = network()
     with pytest.raises(ValueError, match="no samples"):
         build_trainer(model, SPEC, [], StageConfig(), CONFIG)
-    with pytest.raises(ValueError, match="causal context, not to be full"):
+    with pytest.raises(ValueError, match="structured does not make a model full, only causal_con"):
         build_trainer(model, replace(SPEC, regime=Regime.FULL), SAMPLES, StageConfig(), CONFIG)
+    with pytest.raises(ValueError, match="prefix_lm does not make a model causal_context, only pr"):
+        build_trainer(model, SPEC, SAMPLES, StageConfig(stage="prefix_lm"), CONFIG)
     model.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="'eager' reads no boolean masks"):
         build_trainer(model, SPEC, SAMPLES, StageConfig(), CONFIG)
