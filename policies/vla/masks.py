@@ -59,8 +59,8 @@ def doubled(noisy: torch.Tensor, clean: torch.Tensor, *, copies: int = 1) -> tor
 
 
 def prefixed(answer: torch.Tensor, prompt: torch.Tensor, *, copies: int = 1) -> torch.Tensor:
-    """Rows [noisy | ... | noisy | prompt] in which prompts see themselves and all copies of an answer
-    see theirs, each of them all of itself besides (LaViDa, arXiv 2505.16839).
+    """Rows [noisy | ... | noisy | prompt] in which prompts see themselves, and copies of an answer
+    its prompt and all of themselves (LaViDa, arXiv 2505.16839).
 
     Args:
         answer: (B, A) bool, which tokens of a noisy copy are real.
