@@ -12,6 +12,7 @@ import torch
 from fastloop.config import TrainVerbConfig
 from fastloop.datasets.plans import mirrored
 from fastloop.datasets.scores.probabilities import auroc
+from fastloop.lessons import Lessons
 from fastloop.policies.cacheflow.folder import save_cacheflow
 from fastloop.policies.cacheflow.forecast import CacheFlow
 from fastloop.policies.cacheflow.model import CacheFlowConfig, CacheFlowModel
@@ -23,7 +24,6 @@ from fastloop.policies.diffusion.model import ACTION
 from fastloop.policies.rng import Rng
 from fastloop.policies.spec import EnvSpec, PolicySpec
 from fastloop.policies.training import Trainer
-from fastloop.recipe import Recipe
 
 __all__ = ["KIND", "CacheFlowRecipe"]
 
@@ -47,9 +47,9 @@ class CacheFlowRecipe:
     env: EnvSpec
 
     @cached_property
-    def windows(self) -> Recipe:
+    def windows(self) -> Lessons:
         """What cuts the demonstrations."""
-        recipe = Recipe(self.config, self.env)
+        recipe = Lessons(self.config, self.env)
         check_inputs(recipe.inputs)
         if (rows := self.config.network.scene.rows) != NEAREST:
             raise ValueError(f"cacheflow reads {NEAREST} of a scene, got {rows}: leave them")

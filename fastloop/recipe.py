@@ -1,12 +1,11 @@
-"""From a training configuration to what is trained: samples, networks, trainers, checkpoint."""
+"""From a training configuration to what is trained: network, trainers, checkpoint."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,97 +14,32 @@ from typing import Any
 import torch
 
 from fastloop.accel.samplers import build_schedule
-from fastloop.config import NetworkConfig, TrainVerbConfig
-from fastloop.datasets.demonstration import Demonstration
+from fastloop.config import NetworkConfig
 from fastloop.datasets.embeddings import EMBEDDING, Embeddings
-from fastloop.datasets.plans import Plans
-from fastloop.datasets.windows import Batches, Windows
+from fastloop.datasets.windows import Windows
 from fastloop.frozen_encoder import FrozenEncoder, embed, taken_over
+from fastloop.lessons import Lessons
 from fastloop.policies.checkpoints import Checkpoint, load_checkpoint, native
 from fastloop.policies.checkpoints.checks import NETWORKS, check_network
 from fastloop.policies.diffusion.encoders import build_encoder
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel, steps_between
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
-from fastloop.policies.diffusion.objective import Objective
 from fastloop.policies.diffusion.regression import ChunkRegression
 from fastloop.policies.diffusion.scene import SceneConfig, SceneEncoder
 from fastloop.policies.diffusion.state import StateConfig, StateEncoder
 from fastloop.policies.diffusion.vision import ObservationEncoder, VisionConfig
-from fastloop.policies.driving.whole_plans import waypoint_env
-from fastloop.policies.lags import lags
 from fastloop.policies.load import find_checkpoint
-from fastloop.policies.spec import EnvSpec, TensorSpec
-from fastloop.policies.training import TrainConfig, Trainer
-from fastloop.sims.targets import build
+from fastloop.policies.training import Trainer
 
 __all__ = ["Recipe", "told"]
 
-MOST_WORKERS = 8
 LATER = ("stride", "spacing", "past_steps", "contexts")  # settings that came after saved states
 PLACES = ("encoder", "embeddings")  # told by a digest, if anything
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a configuration trains for an environment; each part is built when first asked for.
-
-    Attributes:
-        config: of `fastloop train`.
-        env: where the policy will act.
-    """
-
-    config: TrainVerbConfig
-    env: EnvSpec
-
-    def __post_init__(self) -> None:
-        _ = self.objective, self.lags  # refused before data are read
-
-    @cached_property
-    def objective(self) -> Objective:
-        """What of a sample is learned.
-
-        Raises:
-            ValueError: more of the past is asked for than a sample has.
-        """
-        network = self.config.network
-        return Objective(network.n_obs_steps, network.past_steps, network.contexts)
-
-    @cached_property
-    def lags(self) -> tuple[int, ...]:
-        """Where the frames of a sample lie; raises as `lags`."""
-        network = self.config.network
-        spacing: Any = network.spacing
-        return lags(network.n_obs_steps, network.stride, spacing)
-
-    @cached_property
-    def world(self) -> EnvSpec:
-        """`env` as the policy sees it: single waypoints where it takes whole plans."""
-        return waypoint_env(self.env) if self.plans else self.env
-
-    @property
-    def plans(self) -> bool:
-        """Whether a sample is one frame and the whole plan that was made at it."""
-        return self.env.action.kind == "plan"
-
-    @cached_property
-    def inputs(self) -> dict[str, TensorSpec]:
-        """The observations that the policy reads.
-
-        Raises:
-            ValueError: the environment shows no such observation; the choices are listed.
-        """
-        names = self.config.network.inputs
-        if unknown := [key for key in names if key not in self.env.observations]:
-            raise ValueError(
-                f"{self.env.name} shows no {', '.join(unknown)}; network.inputs can be "
-                f"{', '.join(self.env.observations)}"
-            )
-        return {key: self.env.observations[key] for key in names}
-
-    @property
-    def images(self) -> list[str]:
-        """The inputs that are camera images."""
-        return [key for key, spec in self.inputs.items() if spec.dtype == "uint8"]
+class Recipe(Lessons):
+    """Network, stages and checkpoint of a configuration; each is built when first asked for."""
 
     @property
     def vision(self) -> VisionConfig | None:
@@ -123,53 +57,6 @@ class Recipe:
     def scene(self) -> SceneConfig | None:
         """The scene encoder's configuration, where one is asked for."""
         return self.config.network.scene if self.config.network.scene.layers else None
-
-    @cached_property
-    def windows(self) -> Windows:
-        """The training samples, checked against what the policy will see and do.
-
-        Raises:
-            ValueError: naming what differs.
-        """
-        network, dim = self.config.network, self.world.action.dim
-        anchor = network.relative_to
-        fitting = [key for key, spec in self.inputs.items() if spec.shape == (dim,)]
-        if anchor and anchor not in fitting:
-            raise ValueError(
-                f"actions of {dim} elements cannot be relative to {anchor}; network.relative_to "
-                f"can be null{''.join(', ' + key for key in fitting)}"
-            )
-        window = (network.n_obs_steps, network.horizon)
-        if self.plans and window != (1, self.world.horizon):
-            raise ValueError(
-                f"{self.env.name} takes plans of {self.world.horizon} waypoints, made of one "
-                f"observation: use network.horizon={self.world.horizon} network.n_obs_steps=1 "
-                f"instead of {network.horizon} and {network.n_obs_steps}"
-            )
-        if self.config.mirror and not self.plans:
-            raise ValueError(f"mirror=true is for plans of a drive; {self.env.name} takes none")
-        made = self._demonstrations()
-        if self.plans:
-            windows: Windows = Plans.cut(made, network.inputs, mirror=self.config.mirror)
-        else:
-            windows = self._cut(made, network.inputs)
-        shapes = {key: (windows.observations[key], spec.shape) for key, spec in self.inputs.items()}
-        shapes[ACTION] = windows.actions, (self.env.action.dim,)
-        by_row = self.scene or network.kind == "cacheflow"
-        read = network.scene.rows if by_row else {}
-        for key, (frames, expected) in shapes.items():
-            given, rows = tuple(frames.shape[1:]), read.get(key)
-            enough = rows is not None and given == (min(rows, expected[0]), *expected[1:])
-            if given != expected and not enough:
-                raise ValueError(
-                    f"{key} has shape {given} in the demonstrations, {expected} in {self.env.name}"
-                )
-        return windows
-
-    @property
-    def samples(self) -> Windows:
-        """To learn from."""
-        return self.windows
 
     @cached_property
     def model(self) -> DiffusionModel:
@@ -241,7 +128,7 @@ class Recipe:
         model, place = self.model, self.config.network.embeddings
         return Embeddings(
             Path(place) if place else folder / "embeddings.hdf5",
-            self._demonstrations(),
+            self.demonstrations(),
             tuple(self.inputs),
             partial(embed, model),
             encoder=self.frozen.digest,
@@ -259,7 +146,7 @@ class Recipe:
             yield "embeddings", embeddings
             anchor = self.config.network.relative_to
             kept = [anchor] if anchor else []
-            windows = self._cut(embeddings.read(kept), [EMBEDDING, *kept])
+            windows = self.cut(embeddings.read(kept), [EMBEDDING, *kept])
             yield "trainer", self.denoiser_trainer(windows)
             return
         if self.config.pretrain.steps:
@@ -295,7 +182,7 @@ class Recipe:
                 generator=generator,
                 objective=self.objective,
             ),
-            self._batches(config.train, windows),
+            self.batches(config.train, windows),
             config.train,
             facts=self._facts(),
         )
@@ -330,7 +217,7 @@ class Recipe:
         return Trainer(
             regression,
             loss,
-            self._batches(config.pretrain),
+            self.batches(config.pretrain),
             config.pretrain,
             facts=self._facts(),
         )
@@ -380,36 +267,6 @@ class Recipe:
         chunks = steps_between(chunks) if network.cumulative else chunks
         normalizer.fit({key: self.windows.observations[key] for key in fitted} | {ACTION: chunks})
         return normalizer
-
-    def _demonstrations(self) -> list[Demonstration]:
-        made = build(self.config.dataset, "dataset")
-        if not isinstance(made, Iterable):
-            raise ValueError(
-                f"dataset: {self.config.dataset['_target_']} holds no demonstrations to train on; "
-                "have: adroit_door, lerobot, replay_buffer, robomimic"
-            )
-        return list(made)
-
-    def _cut(self, demonstrations: Iterable[Demonstration], keys: Sequence[str]) -> Windows:
-        network = self.config.network
-        return Windows.of(
-            demonstrations,
-            keys,
-            n_obs_steps=network.n_obs_steps,
-            horizon=network.horizon,
-            lags=self.lags,
-        )
-
-    def _batches(self, config: TrainConfig, windows: Windows | None = None) -> Batches:
-        """The batch of each step; images are decoded for it by other processes."""
-        windows = windows or self.windows
-        workers = min(MOST_WORKERS, max((os.cpu_count() or 1) - 1, 1))
-        return Batches(
-            windows,
-            config.batch_size,
-            config.seed,
-            num_workers=workers if windows.lazy else 0,
-        )
 
     def _facts(self) -> dict[str, Any]:
         """What decides the weights beside `config.train`."""
