@@ -69,6 +69,7 @@ class DeployConfig:
     Attributes:
         body: `vehicle`, whose policy plans waypoints, or `arm`, whose policy plans joint positions.
         node: its ROS name.
+        autostart: configure and activate at once; otherwise when ``<node>/change_state`` asks.
         hz: ticks a second.
         deadline_ms, epsilon_ms, plan_every, budget_ms, hang_s: see `LoopConfig`.
         max_plan_age_s, recover_after: see `Ladder`.
@@ -95,6 +96,7 @@ class DeployConfig:
 
     body: str = "vehicle"
     node: str = "/fastloop"
+    autostart: bool = True
     hz: float = 10.0
     deadline_ms: float = 80.0
     epsilon_ms: float = 10.0

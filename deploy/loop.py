@@ -123,6 +123,13 @@ class Loop:
         self._snapshot: Snapshot | None = None
         self._tick: int | None = None  # whose observation is the last event of its kind
 
+    def forget(self) -> None:
+        """Begin anew after a pause, in which others have driven: what was seen and planned before
+        it counts no longer, nor does the stop with which it began."""
+        self._forget()
+        self._installed = None
+        self.ladder.plan = self.ladder.stopping = None
+
     def ready(self) -> str:
         """Why the first tick cannot have a valid message yet; empty when it can."""
         state = self.inputs.newest_state()

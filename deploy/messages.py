@@ -36,6 +36,29 @@ AUTOWARE_VERSIONS = {
 """Texts of ``autoware_planning_msgs/msg/Trajectory``: since December 2023, and before. The codec of
 the fixed one is half a minute in the making."""
 
+_SERVICES = {
+    "lifecycle_msgs/srv/ChangeState": ("lifecycle_msgs/Transition transition\n", "bool success\n"),
+    "lifecycle_msgs/srv/GetState": ("", "lifecycle_msgs/State current_state\n"),
+    "lifecycle_msgs/srv/GetAvailableStates": ("", "lifecycle_msgs/State[] available_states\n"),
+    "lifecycle_msgs/srv/GetAvailableTransitions": (
+        "", "lifecycle_msgs/TransitionDescription[] available_transitions\n"
+    ),
+}  # fmt: skip
+"""Requests and responses. A service's hash is that of a type with both, and an event that tells of
+them."""
+
+_EVENT = "service_msgs/msg/ServiceEventInfo"
+_EVENT_TEXT = """\
+uint8 REQUEST_SENT = 0
+uint8 REQUEST_RECEIVED = 1
+uint8 RESPONSE_SENT = 2
+uint8 RESPONSE_RECEIVED = 3
+uint8 event_type
+builtin_interfaces/Time stamp
+uint8[16] client_gid
+int64 sequence_number
+"""  # its char is hashed as a uint8 by ROS, and as a char by rosbags
+
 _STAMPED = ("std_msgs/msg/Header", "builtin_interfaces/msg/Time")
 
 
@@ -68,6 +91,18 @@ class Messages:
         texts = {own + "Point": _POINT, own: AUTOWARE_VERSIONS[autoware]}
         for name, text in texts.items():
             self._store.register(typesys.get_types_from_msg(text, name))
+        self._store.fielddefs |= typesys.get_types_from_msg(_EVENT_TEXT, _EVENT)
+        for name, (request, response) in _SERVICES.items():
+            texts = {
+                name + "_Request": request,
+                name + "_Response": response,
+                name + "_Event": f"{_EVENT} info\n{name}_Request[<=1] request\n"
+                f"{name}_Response[<=1] response\n",
+                name: f"{name}_Request request_message\n{name}_Response response_message\n"
+                f"{name}_Event event_message\n",
+            }
+            for part, text in texts.items():
+                self._store.register(_service_names(typesys.get_types_from_msg(text, part)))
         self._hashes: dict[str, str] = {}
         self._begins_with_stamp: dict[str, bool] = {}
 
@@ -159,6 +194,17 @@ class Messages:
     def header(self, stamp_ns: int, frame_id: str) -> Any:
         """``std_msgs/msg/Header``."""
         return self.type("std_msgs/msg/Header")(self.time(stamp_ns), frame_id)
+
+
+def _service_names(found: Any) -> Any:
+    """Definitions in which ``rosbags`` has put a ``msg`` into the names of a service's types."""
+    if isinstance(found, str):
+        return found.replace("/srv/msg/", "/srv/")
+    if isinstance(found, dict):
+        return {_service_names(key): _service_names(value) for key, value in found.items()}
+    if isinstance(found, tuple | list):
+        return type(found)(map(_service_names, found))
+    return found
 
 
 def nanoseconds(time: Any) -> int:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from fastloop.deploy.clock import Clock
 from fastloop.deploy.health.status import Health, details, health_of
-from fastloop.deploy.lifecycle import Lifecycle
+from fastloop.deploy.lifecycle import Asked, Lifecycle
 from fastloop.deploy.loop import Loop, Published
 from fastloop.deploy.motion import Motion
 from fastloop.deploy.schedule import Schedule
@@ -70,7 +70,7 @@ class Node:
 
     It loads in a thread while it reports, becomes active when the first state is there, and from
     then on publishes in every tick, until it is told to stop: then one last plan, which ends at
-    rest.
+    rest. What others ask of its `lifecycle` it does between two ticks.
 
     Args:
         build: loads the policy, warms it up and makes the loop; may take minutes.
@@ -81,6 +81,8 @@ class Node:
         listeners: of what comes and goes.
         name: of the node, in its reports.
         quiet_gc: leave garbage to the idle part of ticks; it then belongs to the node alone.
+        autostart: configure and activate without being asked; one that cannot be configured then
+            ends. Otherwise it waits to be asked.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Node:
         listeners: Sequence[Listener] = (),
         name: str = "fastloop",
         quiet_gc: bool = True,
+        autostart: bool = True,
     ) -> None:
         self.build = build
         self.transport = transport
@@ -103,6 +106,7 @@ class Node:
         self.listeners = listeners
         self.name = name
         self.quiet_gc = quiet_gc
+        self.autostart = autostart
         self.lifecycle = Lifecycle(listeners=[self._went])
         self.loop: Loop | None = None
         self.schedule: Schedule | None = None
@@ -112,6 +116,7 @@ class Node:
         self.unsent = 0
         self.last: Published | None = None
         self._stop = 0
+        self._listening = False
         self._reported: tuple[float, tuple[object, ...]] = (-1e9, ())
 
     def finish(self) -> None:
@@ -138,23 +143,58 @@ class Node:
             for number in (signal.SIGTERM, signal.SIGINT):
                 before[number] = signal.signal(number, self.stop)
         try:
-            built = self._configure()
-            if built and self._activate():
-                self._spin(ticks)
-            return 1 if not built and not self._stop else 130 * (self._stop == signal.SIGINT)
+            if self.autostart:
+                if not self._configure():
+                    return 1 if not self._stop else 130 * (self._stop == signal.SIGINT)
+                self.lifecycle.ask("activate")
+            while not self._stop:
+                if (asked := self.lifecycle.heard()) is not None:
+                    self._take(asked, ticks)
+                self._report()
+                self.clock.sleep_until(self.clock.now() + POLL_S)
+            return 130 * (self._stop == signal.SIGINT)
         finally:
             self._shut_down()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _take(self, asked: Asked, ticks: int | None) -> None:
+        """Do what is asked for and allowed."""
+        if asked.transition == "configure":
+            asked.answer(self._configure())
+        elif asked.transition == "activate":
+            active = self._activate()
+            asked.answer(active)
+            if active:
+                self._spin(ticks)
+        elif asked.transition == "cleanup":
+            self._clean_up()
+            asked.answer(True)
+        else:
+            self.finish()
+            asked.answer(True)
+
+    def _clean_up(self) -> None:
+        loop, self.loop = self.loop, None
+        self.last = self.schedule = None
+        assert loop is not None
+        loop.worker.close()
+        self.lifecycle.go("cleanup")
+
+    def _end_if_asked(self) -> None:
+        """While something takes long, a shutdown is all that may be asked for."""
+        if (asked := self.lifecycle.heard()) is not None:
+            self._take(asked, None)
+
     def _configure(self) -> bool:
         """Load in a thread, reporting; whether there is a loop then."""
+        self.error = self.trace = ""
         self.lifecycle.go("configure")
 
         def load() -> None:
             try:
                 self.loop = self.build()
-                if self.watchdog is not None:
+                if self.watchdog is not None and not self.watchdog.alive():
                     self.watchdog.start()
             except BaseException as error:
                 self.error = f"{type(error).__name__}: {error}"
@@ -164,6 +204,7 @@ class Node:
         thread.start()
         while thread.is_alive() and not self._stop:
             thread.join(POLL_S)
+            self._end_if_asked()
             self._report()
         if self._stop:
             return False
@@ -175,26 +216,27 @@ class Node:
         """Listen, and wait for the first state; whether it came before a stop."""
         loop = self.loop
         assert loop is not None
-        for topic in loop.inputs.topics:
-            self.transport.subscribe(topic.name, topic.type, self._received, SENSOR)
+        if not self._listening:
+            for topic in loop.inputs.topics:
+                self.transport.subscribe(topic.name, topic.type, self._received, SENSOR)
+            self._listening = True
+        loop.forget()
         self.lifecycle.go("activate")
         while (waiting := loop.ready()) and not self._stop:
             self.waiting = waiting
+            self._end_if_asked()
             self._report()
             self.clock.sleep_until(self.clock.now() + POLL_S)
         self.waiting = ""
         if self._stop:
             return False
-        if self.quiet_gc:
-            gc.collect()
-            gc.freeze()
-            gc.disable()
         self.lifecycle.go("succeed")
         return True
 
     def _received(self, sample: Sample) -> None:
-        assert self.loop is not None
-        self.loop.inputs.offer(sample)
+        if (loop := self.loop) is None:
+            return
+        loop.inputs.offer(sample)
         for listener in self.listeners:
             listener.received(sample)
 
@@ -202,9 +244,19 @@ class Node:
         loop = self.loop
         assert loop is not None
         period = loop.config.period_s
-        self.schedule = schedule = Schedule(self.clock.now(), period)
+        if self.quiet_gc:
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+        if self.schedule is None:
+            self.schedule = Schedule(self.clock.now(), period)
+        else:
+            self.schedule.resume(self.clock.now())
+        schedule = self.schedule
         count = 0
         while not self._stop and (ticks is None or count < ticks):
+            if (asked := self.lifecycle.heard()) is not None:
+                break
             slot = schedule.following(self.clock.now())
             t = schedule.time(slot)
             while self.clock.now() < t and not self._stop:
@@ -214,9 +266,25 @@ class Node:
             self._tick(loop, slot, t)
             count += 1
             self._idle(loop, schedule.time(slot + 1))
+        else:
+            asked = None
         slot = schedule.following(self.clock.now())
-        why = "asked to stop" if self._stop else "done"
+        why = "asked to stop" if self._stop or asked else "done"
         self._publish(loop.stop(slot, self.clock.now(), why))
+        if self.watchdog is not None:
+            self.watchdog.rest()
+        self._share_gc()
+        if asked is None or asked.transition == "shutdown":
+            self.finish()
+        else:
+            self.lifecycle.go("deactivate")
+        if asked is not None:
+            asked.answer(True)
+
+    def _share_gc(self) -> None:
+        if self.quiet_gc:
+            gc.enable()
+            gc.unfreeze()
 
     def _tick(self, loop: Loop, slot: int, t: float) -> None:
         began = time.perf_counter()
@@ -277,10 +345,9 @@ class Node:
         if self.lifecycle.state == "active":
             self.lifecycle.go("deactivate")
         self.lifecycle.go("shutdown")
+        self.lifecycle.heard()  # who still asks is refused
         self._report(force=True)
-        if self.quiet_gc:
-            gc.enable()
-            gc.unfreeze()
+        self._share_gc()
         if self.watchdog is not None:
             self.watchdog.close()
         if self.loop is not None:

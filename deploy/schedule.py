@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["Schedule"]
@@ -30,6 +31,10 @@ class Schedule:
     def time(self, slot: int) -> float:
         """When `slot` is due, monotonic s."""
         return self.start + slot * self.period_s
+
+    def resume(self, now: float) -> None:
+        """Go on after a pause: slots that began in it were not due."""
+        self.slot = max(self.slot, math.ceil((now - self.start) / self.period_s) - 1)
 
     def following(self, now: float) -> int:
         """Go on to the next slot and return it: one that is over half a period late is skipped, so

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastloop.deploy import lifecycle
 from fastloop.deploy.messages import Messages
 
-__all__ = ["transition_event"]
+__all__ = ["STATES", "TRANSITIONS", "described", "transition_event"]
 
 STATES = {
     "unconfigured": (1, "unconfigured"), "inactive": (2, "inactive"), "active": (3, "active"),
@@ -35,12 +36,27 @@ def transition_event(
 
     A shutdown on the way between two states, which ROS 2 does not have, is its ``destroy``.
     """
-    other = DESTROY if transition == "shutdown" else CALLBACK_ERROR
-    number = TRANSITIONS.get((transition, before), other)
     state = messages.type("lifecycle_msgs/msg/State")
     return messages.type("lifecycle_msgs/msg/TransitionEvent")(
         stamp_ns,
-        messages.type("lifecycle_msgs/msg/Transition")(number, LABELS.get(transition, transition)),
+        _transition(messages, transition, before),
         state(*STATES[before]),
         state(*STATES[after]),
+    )
+
+
+def described(messages: Messages, transition: str, before: str) -> Any:
+    """``lifecycle_msgs/msg/TransitionDescription`` of a transition from the state `before`."""
+    state = messages.type("lifecycle_msgs/msg/State")
+    after = lifecycle.TRANSITIONS[before][transition]
+    return messages.type("lifecycle_msgs/msg/TransitionDescription")(
+        _transition(messages, transition, before), state(*STATES[before]), state(*STATES[after])
+    )
+
+
+def _transition(messages: Messages, transition: str, before: str) -> Any:
+    other = DESTROY if transition == "shutdown" else CALLBACK_ERROR
+    number = TRANSITIONS.get((transition, before), other)
+    return messages.type("lifecycle_msgs/msg/Transition")(
+        number, LABELS.get(transition, transition)
     )

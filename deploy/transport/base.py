@@ -6,7 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["LATCHED", "SENSOR", "Callback", "Publisher", "QoS", "Sample", "Transport", "plan_qos"]
+__all__ = [
+    "LATCHED",
+    "SENSOR",
+    "SERVICE",
+    "Answer",
+    "Callback",
+    "Publisher",
+    "QoS",
+    "Sample",
+    "Transport",
+    "plan_qos",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,8 @@ class Sample:
 
 
 Callback = Callable[[Sample], None]
+Answer = Callable[[Any], Any]
+"""A service's request message to its response message."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class QoS:
 
 SENSOR = QoS()
 LATCHED = QoS(reliable=True, transient_local=True)
+SERVICE = QoS(reliable=True, depth=10)
 
 
 def plan_qos(period_s: float, horizon_s: float) -> QoS:
@@ -85,6 +99,11 @@ class Transport(Protocol):
 
     def publisher(self, topic: str, type: str, qos: QoS = SENSOR) -> Publisher:
         """What sends on `topic`."""
+        ...
+
+    def serve(self, service: str, type: str, answer: Answer) -> None:
+        """Answer the requests of `service`, in a thread of the transport's own; one to which
+        `answer` raises gets no response."""
         ...
 
     def faults(self) -> list[str]:

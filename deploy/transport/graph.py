@@ -8,7 +8,7 @@ from fastloop.deploy.transport.names import Endpoint
 
 __all__ = ["Graph"]
 
-_OTHER_SIDE = {"MP": "MS", "MS": "MP"}
+_OTHER_SIDE = {"MP": "MS", "MS": "MP", "SS": "SC", "SC": "SS"}
 
 
 class Graph:
@@ -35,7 +35,8 @@ class Graph:
             return list(self._endpoints.values())
 
     def counterparts(self, ours: Endpoint) -> list[Endpoint]:
-        """Who publishes what `ours` subscribes to, or the other way round, in other sessions."""
+        """Who publishes what `ours` subscribes to, or calls what it serves, or the other way
+        round, in other sessions."""
         return [
             other
             for other in self.endpoints()

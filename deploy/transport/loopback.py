@@ -9,7 +9,7 @@ from typing import Any
 
 from fastloop.deploy.clock import Clock, VirtualClock
 from fastloop.deploy.messages import Messages
-from fastloop.deploy.transport.base import SENSOR, Callback, QoS, Sample
+from fastloop.deploy.transport.base import SENSOR, Answer, Callback, QoS, Sample
 
 __all__ = ["Bus", "Fault", "LoopbackPublisher", "LoopbackTransport"]
 
@@ -34,6 +34,7 @@ class Bus:
         self.down = False
         self.subscribers: dict[tuple[str, str], list[Callback]] = defaultdict(list)
         self.kept: dict[tuple[str, str], deque[Sample]] = {}
+        self.services: dict[tuple[str, str], Answer] = {}
 
     def send(self, key: tuple[str, str], sample: Sample) -> None:
         """Deliver to who subscribes to `key` (topic and type hash).
@@ -74,6 +75,7 @@ class LoopbackTransport:
         self.messages = messages
         self.bus = bus
         self._callbacks: list[tuple[tuple[str, str], Callback]] = []
+        self._services: list[tuple[str, str]] = []
         self.closed = False
 
     def subscribe(self, topic: str, type: str, callback: Callback, qos: QoS = SENSOR) -> None:
@@ -93,6 +95,25 @@ class LoopbackTransport:
             self.bus.kept.setdefault(key, deque(maxlen=qos.depth))
         return LoopbackPublisher(self, key, topic, type)
 
+    def serve(self, service: str, type: str, answer: Answer) -> None:
+        """Answer the requests of `service`, in the thread of who calls."""
+        key = (service, self.messages.hash(type))
+        self.bus.services[key] = answer
+        self._services.append(key)
+
+    def call(self, service: str, type: str, request: Any) -> Any:
+        """The response to a request message.
+
+        Raises:
+            OSError: nobody serves that, in that version.
+        """
+        answer = self.bus.services.get((service, self.messages.hash(type)))
+        if answer is None or self.bus.down:
+            raise OSError(f"{service} is not answered")
+        sent = self.messages.decode(request.__msgtype__, self.messages.encode(request))
+        response = answer(sent)
+        return self.messages.decode(type + "_Response", self.messages.encode(response))
+
     def faults(self) -> list[str]:
         """Why messages may be missing."""
         return ["the transport is down"] if self.bus.down else []
@@ -101,6 +122,8 @@ class LoopbackTransport:
         """Leave; nothing is called back afterwards."""
         for key, callback in self._callbacks:
             self.bus.subscribers[key].remove(callback)
+        for key in self._services:
+            self.bus.services.pop(key, None)
         self._callbacks.clear()
         self.closed = True
 

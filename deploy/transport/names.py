@@ -1,9 +1,10 @@
 """How ROS 2's zenoh middleware names things on the wire: keys, attachments, liveliness tokens.
 
 Follows the design note and the tokens of rmw_zenoh (https://github.com/ros2/rmw_zenoh). A topic is
-the key ``<domain>/<topic>/<DDS type>/<type hash>``. Every message carries an attachment: its
-number, the time and the id of its sender. Who takes part shows by tokens under ``@ros2_lv``, from
-which ``ros2 topic list`` and its like are made.
+the key ``<domain>/<topic>/<DDS type>/<type hash>``, and so is a service, whose requests are queries
+and whose responses are their replies, with the number and id of the request. Every message carries
+an attachment: its number, the time and the id of its sender. Who takes part shows by tokens under
+``@ros2_lv``, from which ``ros2 topic list`` and its like are made.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ def read_attachment(data: bytes) -> tuple[int, int, bytes] | None:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One participant: a node, or a publisher or subscription of a node.
+    """One participant: a node, or a publisher, subscription, service or client of a node.
 
     Attributes:
         domain: ROS domain.
         session: id of its zenoh session, hexadecimal.
         number: counts from 0 within the session, the node itself being 0.
-        kind: ``NN`` node, ``MP`` publisher, ``MS`` subscription.
+        kind: ``NN`` node, ``MP`` publisher, ``MS`` subscription, ``SS`` service, ``SC`` client.
         node: its node, with its namespace: ``/vehicle/planner``.
-        topic, type, type_hash, qos: of a publisher or subscription.
+        topic, type, type_hash, qos: of all but a node; a service's name is its topic.
     """
 
     domain: int
@@ -99,12 +100,12 @@ class Endpoint:
         found = cls(int(domain), session, int(number), kind, node)
         if len(parts) == 9:
             return found
-        package, *_, word = parts[10].split("::")
+        words = [word for word in parts[10].split("::") if word != "dds_"]
         return cls(
             **{name: getattr(found, name) for name in ("domain", "session", "number", "kind")},
             node=node,
             topic=parts[9].replace("%", "/"),
-            type=f"{package}/msg/{word.removesuffix('_')}",
+            type="/".join(words).removesuffix("_"),
             type_hash=parts[11],
         )
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from fastloop.deploy.clock import Clock, WallClock
 from fastloop.deploy.messages import Messages
-from fastloop.deploy.transport.base import SENSOR, Callback, QoS, Sample
+from fastloop.deploy.transport.base import SENSOR, SERVICE, Answer, Callback, QoS, Sample
 from fastloop.deploy.transport.graph import Graph
 from fastloop.deploy.transport.names import Endpoint, attach, read_attachment, topic_key
 from fastloop.extras import require
@@ -208,6 +208,20 @@ class ZenohTransport:
         self._announce(endpoint)
         return ZenohPublisher(self, found, endpoint)
 
+    def serve(self, service: str, type: str, answer: Answer) -> None:
+        """Answer the requests of `service`, one after the other, in a thread of its own.
+
+        A request that cannot be decoded, or to which `answer` raises, gets no response: its client
+        hears that there is none.
+        """
+        for part in ("_Request", "_Response"):
+            self.messages.prepare(type + part)
+        endpoint, key = self._endpoint("SS", service, type, SERVICE)
+        queries = self._zenoh.handlers.RingChannel(SERVICE.depth)
+        found = self._session.declare_queryable(key, queries, complete=True)
+        self._listen(found, lambda query: self._asked(query, endpoint, key, answer), service)
+        self._announce(endpoint)
+
     @property
     def connected(self) -> int:
         """Sessions that this one is linked to."""
@@ -266,6 +280,16 @@ class ZenohTransport:
         thread = threading.Thread(target=listen, name=name, daemon=True)
         self._listeners.append((subscriber, thread))
         thread.start()
+
+    def _asked(self, query: Any, endpoint: Endpoint, key: str, answer: Answer) -> None:
+        """The response has the request's number and id, by which its client knows it."""
+        with query:
+            data = query.payload.to_bytes() if query.payload else b""
+            request = self.messages.decode(endpoint.type + "_Request", data)
+            response = self.messages.encode(answer(request))
+            asked = read_attachment(query.attachment.to_bytes()) if query.attachment else None
+            number, _, gid = asked or (0, 0, endpoint.gid())
+            query.reply(key, response, attachment=attach(number, self.clock.wall_ns(), gid))
 
     def _alive(self, token: Any) -> None:
         gone = token.kind == self._zenoh.SampleKind.DELETE

@@ -101,3 +101,25 @@ def test_nothing_passes_once_closed(messages, text):
     with pytest.raises(OSError, match="closed"):
         publisher.publish(text("x"), 1)
     assert got == []
+
+
+def test_a_service_answers_until_it_closes(messages):
+    _, one, other = nodes(messages)
+    kind = "lifecycle_msgs/srv/ChangeState"
+    request = messages.type(kind + "_Request")(
+        messages.type("lifecycle_msgs/msg/Transition")(3, "activate")
+    )
+    asked = []
+
+    def answer(request):
+        asked.append((request.transition.id, request.transition.label))
+        return messages.type(kind + "_Response")(True)
+
+    one.serve("/node/change_state", kind, answer)
+    assert other.call("/node/change_state", kind, request).success
+    assert asked == [(3, "activate")]
+    with pytest.raises(OSError, match="/node/get_state is not answered"):
+        other.call("/node/get_state", kind, request)
+    one.close()
+    with pytest.raises(OSError, match="is not answered"):
+        other.call("/node/change_state", kind, request)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastloop.deploy.transport.base import LATCHED, SENSOR, plan_qos
+from fastloop.deploy.transport.base import LATCHED, SENSOR, SERVICE, plan_qos
 from fastloop.deploy.transport.graph import Graph
 from fastloop.deploy.transport.names import Endpoint, attach, read_attachment, topic_key
 
@@ -45,6 +45,23 @@ def test_the_token_of_a_publisher(qos, text):
         f"@ros2_lv/0/a1b2/0/3/MP/%/%car/planner/%a%chatter/std_msgs::msg::dds_::String_/{STRING}/"
         + text
     )
+
+
+def test_a_service_is_named_as_in_the_design_note():
+    kind = "example_interfaces/srv/AddTwoInts"
+    words = f"example_interfaces::srv::dds_::AddTwoInts_/{STRING}"
+    assert topic_key(2, "/add_two_ints", kind, STRING) == f"2/add_two_ints/{words}"
+    changes = {"kind": "SS", "topic": "/add_two_ints", "type": kind, "qos": SERVICE}
+    token = endpoint(**changes).token()
+    assert token == f"@ros2_lv/0/a1b2/0/3/SS/%/%car/planner/%add_two_ints/{words}/1:2:1,10:,:,:1,,"
+    assert Endpoint.parse(token) == endpoint(**(changes | {"qos": SENSOR}))
+
+
+def test_a_client_with_another_version_of_a_service_is_named():
+    graph = Graph()
+    graph.appeared(endpoint(kind="SC", session="other", type_hash="RIHS01_old").token())
+    (fault,) = graph.faults(endpoint(kind="SS"))
+    assert "/car/planner has std_msgs/msg/String with RIHS01_old" in fault
 
 
 def test_the_token_of_a_node():

@@ -14,7 +14,7 @@ import pytest
 
 from fastloop.deploy.messages import Messages
 from fastloop.deploy.transport.base import LATCHED, QoS
-from fastloop.deploy.transport.names import attach
+from fastloop.deploy.transport.names import attach, read_attachment
 from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport, beside, numbered
 
 zenoh = pytest.importorskip("zenoh", reason="the transport is of it (extra ros)")
@@ -128,6 +128,64 @@ def test_the_wire_is_that_of_rmw_zenoh(opened, messages):
         count = len(got)
         plain.put(key, payload)
         until(lambda: len(got) > count and got[-1].stamp_ns is None, "a message without a stamp")
+
+
+def test_a_service_is_that_of_rmw_zenoh(opened, messages):
+    """Called by a plain session, as a client of ROS calls."""
+    ours = opened()
+    settings = zenoh.Config.from_json5(
+        json.dumps({"mode": "peer", "scouting": {"multicast": {"enabled": False}}})
+    )
+    settings.insert_json5("connect/endpoints", json.dumps(ours.config.listen))
+    kind, asked = "lifecycle_msgs/srv/ChangeState", []
+
+    def answer(request):
+        asked.append(request.transition.label)
+        if request.transition.label == "raise":
+            raise RuntimeError("no such thing")
+        return messages.type(kind + "_Response")(request.transition.id == 3)
+
+    ours.serve("/node/change_state", kind, answer)
+    key = (
+        "0/node/change_state/lifecycle_msgs::srv::dds_::ChangeState_/"
+        "RIHS01_356fe34f0475a43acf54542013af4167b0e729f77ea22ffb045c6ad8e20668e5"
+    )
+
+    def request(number, label):
+        transition = messages.type("lifecycle_msgs/msg/Transition")(number, label)
+        return messages.encode(messages.type(kind + "_Request")(transition))
+
+    with zenoh.open(settings) as plain:
+
+        def call(payload, attachment=None):
+            found = plain.get(
+                key, payload=payload, attachment=attachment, timeout=PATIENCE_S,
+                target=zenoh.QueryTarget.ALL_COMPLETE,
+                consolidation=zenoh.ConsolidationMode.NONE,
+            )  # fmt: skip
+            return [reply.ok for reply in found]
+
+        gid = bytes(range(16))
+        until(lambda: call(request(3, ""), attach(7, 1, gid)), "a response")
+        began = time.time_ns()
+        (reply,) = call(request(3, "activate"), attach(8, 1, gid))
+        assert str(reply.key_expr) == key
+        assert reply.payload.to_bytes() == b"\0\1\0\0" + b"\1"
+        number, stamp, known = read_attachment(reply.attachment.to_bytes())
+        assert (number, known) == (8, gid)
+        assert began <= stamp <= time.time_ns()
+        (reply,) = call(request(2, "cleanup"))  # of who says nothing of itself
+        assert reply.payload.to_bytes()[4:] == b"\0"
+        assert call(request(3, "raise"), attach(9, 1, gid)) == []
+        assert call(b"garbage", attach(10, 1, gid)) == []
+        assert asked[-3:] == ["activate", "cleanup", "raise"]
+        (fault,) = ours.faults()
+        assert "/node/change_state" in fault
+        assert call(request(3, "activate"), attach(11, 1, gid))  # and it goes on
+        tokens = [str(one.ok.key_expr) for one in plain.liveliness().get("@ros2_lv/**")]
+        (token,) = [one.split("/") for one in tokens if "/SS/" in one]
+        assert token[6:10] == ["%", "%", "node0", "%node%change_state"]
+        assert "/".join(token[10:12]) == key.split("change_state/")[1]
 
 
 def test_latecomers_get_what_was_kept(opened, messages):
