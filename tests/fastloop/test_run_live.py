@@ -18,6 +18,7 @@ pytest.importorskip("rosbags", reason="messages are rosbags' (extra ros)")
 from fastloop.cli import configure
 from fastloop.deploy.conversions.odometry import make_odometry
 from fastloop.deploy.messages import Messages
+from fastloop.deploy.transport.names import attach, topic_key
 from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport
 from fastloop.deployment import make_deployment
 
@@ -55,6 +56,20 @@ class World:
         statuses = [one.status[0] for one in list(self.health)]
         return [one for one in statuses if words in one.message]
 
+    def change(self, label):
+        """Call the node's service as a client of ROS does; None where nobody is there yet."""
+        kind = "lifecycle_msgs/srv/ChangeState"
+        transition = self.messages.type("lifecycle_msgs/msg/Transition")(0, label)
+        request = self.messages.encode(self.messages.type(kind + "_Request")(transition))
+        key = topic_key(0, "/fastloop/change_state", kind, self.messages.hash(kind))
+        attachment = attach(1, time.time_ns(), bytes(16))
+        got = self.transport._session.get(
+            key, payload=request, attachment=attachment, timeout=PATIENCE_S
+        )
+        for reply in got:
+            return self.messages.decode(kind + "_Response", reply.ok.payload.to_bytes()).success
+        return None
+
     def close(self):
         self.ended.set()
         time.sleep(0.05)
@@ -87,6 +102,33 @@ def endpoint():
 
 def driving(messages, now):
     return make_odometry(messages, now, np.array([5.0 * time.monotonic(), 0.0, 0.0, 5.0]))
+
+
+def test_it_is_managed_over_the_wire(endpoint, tmp_path):
+    world = World(endpoint, driving)
+    plans = []
+    world.hear("/planning/trajectory", "autoware_planning_msgs/msg/Trajectory", plans)
+    world.speak("/localization/kinematic_state", "nav_msgs/msg/Odometry")
+    process = node(endpoint, tmp_path, "deploy.autostart=false")
+    try:
+        until(lambda: world.change("activate") is False, process)  # not yet
+        assert world.change("configure")
+        assert not plans
+        assert world.change("activate")
+        until(lambda: len(plans) >= 5, process)
+        assert world.change("deactivate")
+        time.sleep(0.2)
+        count = len(plans)
+        assert plans[-1].points[-1].longitudinal_velocity_mps == 0
+        time.sleep(1.0)
+        assert len(plans) == count  # nor does the watchdog say anything
+        assert world.change("shutdown")
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        world.close()
+    assert json.loads((tmp_path / "result.json").read_text())["metrics"]["rung_0"]["value"] >= 1
 
 
 def test_the_watchdog_is_heard_by_who_was_connected_to_the_killed_node_only(endpoint, tmp_path):
