@@ -26,7 +26,7 @@ class _Layer:
     Attributes:
         hidden: (B, N, E), what entered it.
         queries: (B, Hq, N, D).
-        keys, values: (B, Hk, N, D).
+        keys, values: (B, Hk, P + N, D), those of a prompt that stays as it is first.
         tracked: (B, 1) int64, the read token that open slots attended to most.
     """
 
@@ -43,6 +43,8 @@ class _Layer:
 
 class Drifting(Wrapped):
     """A model for one answer, all of which is handed to it in every pass.
+
+    What the cache holds already, a prompt that stays as it is, every layer sees before that.
 
     Logits of tokens that a pass did not read are those of the last pass that did.
 
@@ -70,10 +72,12 @@ class Drifting(Wrapped):
         mask = without_padding(self.spec, positions, mask).expand(len(ids), -1, -1)
         window = Front(ids == self.spec.mask_id, self.window)
         if not self._kept or (self.refresh and self._passes % self.refresh == 0):
-            self._logits = self.head(self._whole(self.embed(ids), positions, mask, window))
+            self._logits = self.head(self._whole(self.embed(ids), positions, mask, window, kv))
         else:
             at = self._asked(ids, window)
-            hidden = self._part(self.embed(ids.gather(1, at)), positions, mask, window, at)
+            hidden = self._part(
+                self.embed(ids.gather(1, at)), positions, mask, window, at, kv.length
+            )
             self._logits = put(self._logits, at, self.head(hidden))
         # A copy: a driver writes into the tokens that it hands over.
         self._ids, self._passes = ids.clone(), self._passes + 1
@@ -86,12 +90,20 @@ class Drifting(Wrapped):
         return sum(part.numel() * part.element_size() for part in parts)
 
     def _whole(
-        self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, window: Front
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        window: Front,
+        kv: KVCache,
     ) -> torch.Tensor:
         """Pass hidden states (B, N, E) of all tokens through all layers and keep everything."""
         self._kept, rotary = [], self.rotary(positions)
         for layer in range(self.layers):
             queries, keys, values = self.project(layer, hidden, rotary)
+            if kv.length:
+                behind = zip(kv.read(layer), (keys, values), strict=True)
+                keys, values = (torch.cat(parts, 2) for parts in behind)
             tracked = window.most_attended(queries, keys, mask, self.scale)
             self._kept.append(_Layer(hidden, queries, keys, values, tracked))
             mixed = attention(queries, keys, values, mask, self.scale)
@@ -106,26 +118,29 @@ class Drifting(Wrapped):
         mask: torch.Tensor,
         window: Front,
         at: torch.Tensor,
+        prefix: int,
     ) -> torch.Tensor:
-        """Pass hidden states (B, Q, E) of tokens at (B, Q), and of all from where a row drifts."""
+        """Pass hidden states (B, Q, E) of tokens at (B, Q), and of all from where a row drifts.
+
+        The keys that are kept begin with `prefix` of a prompt.
+        """
         asked = torch.zeros_like(window.open).scatter(1, at, True)
         rotary, seen = self.rotary(positions.gather(1, at)), taken(mask, at)
         drifted = valid = torch.zeros_like(asked[:, :1])  # rows; of `hidden`, when it is of all
-        wide = False  # whether `hidden` is of all tokens
+        wide, place = False, at  # whether `hidden` is of all tokens, and which it is of
         for layer, kept in enumerate(self._kept):
             before = self._tracked(kept, mask, kept.tracked)
             if wide:
                 hidden = torch.where((valid | asked)[..., None], hidden, kept.hidden)
                 # Of rows that have not drifted the others come out as they were kept.
-                entered, new = hidden, self.project(layer, hidden, rotary)
-                parts = list(new)
-            else:
-                entered, new = put(kept.hidden, at, hidden), self.project(layer, hidden, rotary)
-                parts = [
-                    put(b.transpose(1, 2), at, a.transpose(1, 2)).transpose(1, 2)
-                    for a, b in zip(new, kept.projected, strict=True)
-                ]
+            new = self.project(layer, hidden, rotary)
+            places = (place, place + prefix, place + prefix)
+            parts = [
+                put(b.transpose(1, 2), where, a.transpose(1, 2)).transpose(1, 2)
+                for a, b, where in zip(new, kept.projected, places, strict=True)
+            ]
             tracked = window.most_attended(parts[0], parts[1], mask, self.scale)
+            entered = put(kept.hidden, place, hidden)
             self._kept[layer] = now = _Layer(entered, parts[0], parts[1], parts[2], tracked)
             mixed = attention(new[0], now.keys, now.values, seen, self.scale)
             hidden = self.finish(layer, hidden, mixed)
@@ -138,6 +153,7 @@ class Drifting(Wrapped):
                 if wide:
                     hidden = put(self._kept[layer + 1].hidden, at, hidden)
                     rotary, seen = self.rotary(positions), mask
+                    place = torch.arange(mask.shape[1], device=at.device).expand(len(mask), -1)
         return taken(hidden, at) if wide else hidden
 
     def _tracked(self, kept: _Layer, mask: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from fastloop.accel.decoding.commits import Commit
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.denoise import SectionDiffusion
 from fastloop.accel.decoding.drift import Drifting
-from fastloop.accel.decoding.kv import KVCache
+from fastloop.accel.decoding.kv import KeysValues, KVCache
 from fastloop.accel.decoding.layered import LayeredModel
 from fastloop.accel.decoding.model import LanguageModel, ModelSpec, Regime
 from fastloop.accel.decoding.result import Decoded, Exactness
@@ -22,13 +22,14 @@ __all__ = ["Elastic"]
 
 @dataclass(frozen=True)
 class Elastic(SectionDiffusion):
-    """`SectionDiffusion` of a ``full`` model that reads little of it in a pass (Elastic-Cache).
+    """`SectionDiffusion` that reads little of what it sees in a pass (Elastic-Cache).
 
     A pass is over the first open slots, those written since the last one, and for each layer the
     read token that open slots attended to most. Where the attention of that token has turned
     (cosine below `gamma`), every layer from the next on is computed for all tokens, whose inputs to
     that layer were kept; layers before go on with old keys and values (arXiv 2510.14973). Only the
-    first open slots are written. Rows decide for themselves; the host reads one number a layer.
+    first open slots are written. The prompt of a ``prefix_lm`` model is not among the tokens: its
+    keys are exact. Rows decide for themselves; the host reads one number a layer.
 
     Attributes:
         gamma: 0 never reads anew, as no cosine of weights is less; above 1 only the first layer
@@ -47,7 +48,7 @@ class Elastic(SectionDiffusion):
     refresh: int | None = None
 
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE_KV
-    regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.FULL})
+    regimes: ClassVar[frozenset[Regime]] = frozenset({Regime.FULL, Regime.PREFIX_LM})
     refusal: ClassVar[str] = "its keys stay right, so none need be watched for drift"
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ class Elastic(SectionDiffusion):
         """See `driver.Driver`; the context stays as it was."""
         reader = self._reader(model)
         inner = replace(self, commit=_Leading(self.commit, self.window))
-        nowhere = replace(context, kv=_Nowhere(reader.layers, 1))
+        nowhere = replace(context, kv=_Nowhere(context.kv))
         decoded = SectionDiffusion.decode(
             inner, reader, nowhere, canvas, continued=continued, debug=debug
         )
@@ -95,7 +96,7 @@ class Elastic(SectionDiffusion):
             decoded,
             host_syncs=decoded.host_syncs + reader.host_syncs,
             tokens_fed=round(reader.layer_tokens / reader.layers),
-            kv_bytes=reader.bytes,
+            kv_bytes=context.kv.bytes + reader.bytes,
         )
 
     def _reader(self, model: LanguageModel) -> Drifting:
@@ -131,8 +132,19 @@ class _Leading(Commit):
 
 
 class _Nowhere(KVCache):
-    """For a driver that reads all of an answer again: a reader of its own keeps what it likes."""
+    """A prompt's keys, behind which nothing is kept: a reader of its own keeps what it likes."""
+
+    def __init__(self, prompt: KVCache) -> None:
+        super().__init__(prompt.layers, 1)
+        self._prompt = prompt
+
+    @property
+    def length(self) -> int:
+        return self._prompt.length
+
+    def read(self, layer: int) -> KeysValues:
+        return self._prompt.read(layer)
 
     def crop(self, slots: int) -> None:
         if self.written is not None:
-            self.written = self.written[:, :0]
+            self.written = self.written[:, : self.length]

@@ -28,10 +28,13 @@ class Front:
     def most_attended(
         self, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """The token (B, 1) that is not open and gets most of the attention from these slots."""
+        """The token (B, 1) that is not open and gets most of the attention from these slots.
+
+        Keys (B, Hk, P + N, D) and mask (B, N, P + N) may begin with a prompt, which is none.
+        """
         asking = taken(queries.transpose(1, 2), self._at).transpose(1, 2)
         weights = attention_weights(asking, keys, taken(mask, self._at), scale).mean(1)
-        received = (weights * self._real[..., None]).sum(1)
+        received = (weights * self._real[..., None]).sum(1)[:, -self.open.shape[1] :]
         return received.masked_fill(self.open, -1.0).argmax(1, keepdim=True)
 
 

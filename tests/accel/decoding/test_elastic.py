@@ -54,11 +54,15 @@ def baseline(commit, window):
     return SectionDiffusion(commit=First(commit, window))
 
 
+REGIMES = [Regime.FULL, Regime.PREFIX_LM]
+
+
+@pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("gamma", [-2.0, 0.9, 2.0])
 @pytest.mark.parametrize("window", [1, 4, 16])
-def test_one_layer_is_exact(toy, gamma, window):
+def test_one_layer_is_exact(toy, gamma, window, regime):
     for shift in (0, 1):
-        model = toy.Model(Regime.FULL, seed=window, layers=1, logit_shift=shift)
+        model = toy.Model(regime, seed=window, layers=1, logit_shift=shift)
         prompts, canvas = [toy.prompt, toy.prompt[::-1]], whole(toy, shift, slots=12)
         for commit in COMMITS[1:3]:
             expected = decode(model, prompts, canvas, baseline(commit, window))
@@ -68,12 +72,13 @@ def test_one_layer_is_exact(toy, gamma, window):
             assert decoded.forwards == expected.forwards
 
 
+@pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("commit", COMMITS, ids=str)
 @pytest.mark.parametrize("window", [1, 4, 16])
-def test_all_read_anew_is_nothing_kept(toy, window, commit):
+def test_all_read_anew_is_nothing_kept(toy, window, commit, regime):
     prompts = [toy.prompt, toy.prompt[::-1]]
     for shift, canvas in enumerate((whole(toy, 0, slots=12), toy.canvas(1, slots=12))):
-        model = toy.Model(Regime.FULL, seed=window, logit_shift=shift)
+        model = toy.Model(regime, seed=window, logit_shift=shift)
         expected = decode(model, prompts, canvas, baseline(commit, window))
         driver = Elastic(commit=commit, gamma=0.3, window=window, refresh=1)
         decoded = decode(model, prompts, canvas, driver, debug=True)
@@ -81,19 +86,25 @@ def test_all_read_anew_is_nothing_kept(toy, window, commit):
         assert decoded.forwards == expected.forwards
 
 
-def elastic_loops(model, ids, window, gamma):
+def elastic_loops(model, ids, window, gamma, prompt=None, told=None):
     """One row, in plain loops over layers and slots; gives the tokens and layer-tokens.
 
-    Writes the first open slot in each pass, over a vocabulary without the mask.
+    Writes the first open slot in each pass, over a vocabulary without the mask. A prompt's keys and
+    values (one pair a layer) may go before, and the token that it says comes first.
     """
     ids, n = ids.clone(), len(ids)
     state, previous, work = None, None, 0
+    ahead = prompt[0][0].shape[1] if prompt else 0
 
     def rotated(slots):
-        return model.rotary(torch.tensor(slots)[None])
+        return model.rotary(torch.tensor(slots)[None] + ahead)
 
-    def weights(q, k):  # (H, Q, D), (Hk, N, D)
-        return (q @ k.repeat_interleave(2, 0).transpose(-1, -2)).softmax(-1)
+    def behind(index, part, which):
+        return torch.cat([prompt[index][which], part], 1) if prompt else part
+
+    def weights(index, q, k):  # (H, Q, D), (Hk, N, D)
+        keys = behind(index, k, 0).repeat_interleave(2, 0)
+        return (q @ keys.transpose(-1, -2)).softmax(-1)
 
     while (ids == 22).any():
         open_slots = (ids == 22).nonzero().flatten().tolist()
@@ -105,7 +116,7 @@ def elastic_loops(model, ids, window, gamma):
                 layer["x"] = torch.zeros(n, 24, dtype=torch.float64)
         else:
             changed = (ids != previous).nonzero().flatten().tolist()
-            before = [slot - 1 for slot in first if model.spec.logit_shift]
+            before = [slot - 1 for slot in first if model.spec.logit_shift and slot]
             asked = sorted({*first, *changed, *before, *(layer["t"] for layer in state)})
             reset = model.layers
         rows = asked
@@ -120,23 +131,25 @@ def elastic_loops(model, ids, window, gamma):
             if "q" not in layer:
                 layer.update(q=q, k=k, v=v)
             else:
-                old = weights(layer["q"][:, [layer["t"]]], layer["k"])
+                old = weights(index, layer["q"][:, [layer["t"]]], layer["k"])
                 for name, part in (("q", q), ("k", k), ("v", v)):
                     layer[name] = layer[name].clone()
                     layer[name][:, rows] = part
-                new = weights(layer["q"][:, [layer["t"]]], layer["k"])
+                new = weights(index, layer["q"][:, [layer["t"]]], layer["k"])
                 cosine = (old * new).sum(-1) / (old.norm(dim=-1) * new.norm(dim=-1))
                 if index < reset and cosine.mean() < gamma:
                     reset = index + 1
-            received = weights(layer["q"][:, first], layer["k"]).sum((0, 1))
+            received = weights(index, layer["q"][:, first], layer["k"]).sum((0, 1))[ahead:]
             received[ids == 22] = -1
             layer["t"] = int(received.argmax())
-            mixed = weights(q, layer["k"]) @ layer["v"].repeat_interleave(2, 0)
+            values = behind(index, layer["v"], 1).repeat_interleave(2, 0)
+            mixed = weights(index, q, layer["k"]) @ values
             h = model.finish(index, h, mixed[None])
             work += len(rows)
         previous = ids.clone()
         speaks = first[0] - model.spec.logit_shift
-        ids[first[0]] = model.head(h)[0, rows.index(speaks), :22].argmax()
+        said = told if speaks < 0 else model.head(h)[0, rows.index(speaks)]
+        ids[first[0]] = said[:22].argmax()
     return ids, work
 
 
@@ -163,6 +176,28 @@ def test_what_is_stale_is_that_of_plain_loops(toy, gamma, window):
     whole_work = 14 * 3 * (14 + len(toy.prompt))
     assert all(count < whole_work for count in work)
     assert differs  # so that the loops have something to say, for gamma above 1 too
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("window", [1, 4])
+def test_what_is_stale_behind_an_exact_prompt_is_that_of_plain_loops(toy, gamma, window):
+    differs, most = False, 0
+    for seed in range(3):
+        model = toy.Model(Regime.PREFIX_LM, seed=seed, logit_shift=seed % 2)
+        canvas = Canvas.free(14, toy.VOCAB, block_size=14, banned=(toy.MASK,))
+        context = model.prefill([toy.prompt], room=14)
+        kept = [[part[0] for part in context.kv.read(layer)] for layer in range(model.layers)]
+        ids = torch.full((14,), toy.MASK)
+        expected, work = elastic_loops(model, ids, window, gamma, kept, context.logits[0])
+        driver = Elastic(commit=Sequential(), gamma=gamma, window=window)
+        decoded = decode(model, [toy.prompt], canvas, driver, debug=True)
+        assert torch.equal(decoded.tokens[0], expected)
+        assert decoded.tokens_fed == round(work / model.layers)
+        dense = decode(model, [toy.prompt], canvas, baseline(Sequential(), window))
+        differs |= not torch.equal(decoded.tokens, dense.tokens)
+        most = max(most, decoded.tokens_fed)
+    assert differs
+    assert most < 14 * 14
 
 
 def test_drift_reads_more(toy):
@@ -207,7 +242,7 @@ def test_refusals(toy):
     for options in ({"seed": True}, {"truncate": True}):
         with pytest.raises(ValueError, match="leave seed and truncate"):
             Elastic(**options)
-    for regime in (Regime.PREFIX_LM, Regime.BLOCK_CAUSAL):
+    for regime in (Regime.CAUSAL_CONTEXT, Regime.BLOCK_CAUSAL):
         with pytest.raises(ValueError, match="elastic_cache cannot be right"):
             decode(toy.Model(regime), [toy.prompt], toy.canvas(0), Elastic())
     pruned = Pruned(toy.Model(Regime.PREFIX_LM), layer=1, keep=())
