@@ -31,7 +31,7 @@ from fastloop.policies.chunks import Chunking, RecedingHorizon, TemporalEnsemble
 from fastloop.policies.driving.whole_plans import plan_action
 from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
 
-__all__ = ["env_of", "make_body", "make_loop"]
+__all__ = ["env_of", "make_body", "make_inputs", "make_loop"]
 
 SHAPES: dict[str, tuple[int, ...]] = {"ego_states": (1, 6), "ego_heading": (1,), "number": ()}
 RAW = "sensor_msgs/msg/Image"
@@ -105,8 +105,7 @@ def make_loop(
             f"{policy.spec.action.kind} of {policy.spec.action.dim} elements"
         )
     _check_rate(config, variants)
-    read = inputs_of(variants)
-    readers = _readers(config, read)
+    inputs, readers = make_inputs(config, variants, messages, clock)
     chunking = _chunking(config, policy)
 
     def planner() -> SessionPlanner:
@@ -122,11 +121,6 @@ def make_loop(
         budget_s=config.budget_ms / 1e3,
         hang_s=config.hang_s,
     )
-    topics = _topics(config, read, messages)
-    inputs = Inputs(
-        topics, clock,
-        state=config.state.topic, max_skew_s=config.max_skew_s, future_s=config.future_s,
-    )  # fmt: skip
     ladder = Ladder(
         body, period_s=period, max_plan_age_s=config.max_plan_age_s,
         recover_after=config.recover_after, state_age_s=config.state.max_age_s or 0.3,
@@ -138,6 +132,18 @@ def make_loop(
     else:
         worker = ThreadWorker(planner, clock)
     return Loop(inputs, worker, ladder, Anytime(latencies_s), clock, loop, Stages(clock.now))
+
+
+def make_inputs(
+    config: DeployConfig, variants: Mapping[str, Policy], messages: Messages, clock: Clock
+) -> tuple[Inputs, dict[str, Reader]]:
+    """What is listened to, and how that fills what the policies read; raises as `make_loop`."""
+    read = inputs_of(variants)
+    inputs = Inputs(
+        _topics(config, read, messages), clock,
+        state=config.state.topic, max_skew_s=config.max_skew_s, future_s=config.future_s,
+    )  # fmt: skip
+    return inputs, _readers(config, read)
 
 
 def _reads(config: DeployConfig, given: InputConfig) -> str:

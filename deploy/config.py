@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["DeployConfig", "InputConfig", "ReplayConfig", "WatchdogConfig"]
+__all__ = ["CalibrationConfig", "DeployConfig", "InputConfig", "ReplayConfig", "WatchdogConfig"]
 
 
 @dataclass
@@ -63,6 +63,19 @@ class ReplayConfig:
 
 
 @dataclass
+class CalibrationConfig:
+    """What variants that need it are calibrated on while the node is configured.
+
+    Attributes:
+        bag: a recording with the node's topics; empty for none.
+        observations: moments of it, evenly spaced.
+    """
+
+    bag: str = ""
+    observations: int = 8
+
+
+@dataclass
 class DeployConfig:
     """A node: what it hears, what it says, and how much it trusts.
 
@@ -84,6 +97,7 @@ class DeployConfig:
         limits: fields of `VehicleLimits` or `ArmLimits`.
         variants: name to what differs from the policy: `checkpoint`, `n_action_steps`, `sampler`,
             `decoding` or `accel`; the best first. None: the policy alone.
+        calibration: of variants whose `accel` is calibrated and names no plan.
         chunking: `receding`, `ensemble` or `real_time` (of a policy that denoises).
         use_sim_time: live in the time that is told on ``/clock``, at any speed, without a watchdog:
             nothing that can do harm moves. A replay has its own.
@@ -117,6 +131,7 @@ class DeployConfig:
     waypoints: int = 20
     limits: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     chunking: str = "receding"
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)

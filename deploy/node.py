@@ -206,6 +206,7 @@ class Node:
             thread.join(POLL_S)
             self._end_if_asked()
             self._report()
+        self.waiting = ""
         if self._stop:
             return False
         self.lifecycle.go("fail" if self.trace else "succeed")

@@ -73,7 +73,7 @@ def make_deployment(config: RunVerbConfig, folder: Path) -> Deployment:
     if bag := config.bag or deploy.replay.bag:
         deploy = dataclasses.replace(deploy, replay=dataclasses.replace(deploy.replay, bag=bag))
     make_body(deploy)
-    read_variants(deploy.variants)
+    read_variants(deploy.variants, deploy.calibration.bag)
     messages = Messages(deploy.autoware)
     zenoh = numbered(_zenoh(deploy))
     replay, fed, clock, transport = _world(deploy, messages, zenoh)
@@ -95,7 +95,8 @@ def make_deployment(config: RunVerbConfig, folder: Path) -> Deployment:
     sender = PlanSender(messages, transport, tap=tap, **settings)
 
     def build() -> Loop:
-        variants, latencies = load_variants(dataclasses.replace(config, deploy=deploy))
+        settled = dataclasses.replace(config, deploy=deploy)
+        variants, latencies = load_variants(settled, lambda doing: setattr(node, "waiting", doing))
         return make_loop(deploy, variants, latencies, messages, clock, seed=config.seed)
 
     node = Node(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
 from typing import Any, TypeVar
 
+import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -17,8 +18,11 @@ from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.accel.config import AccelConfig
 from fastloop.config import DecodingOverrides, PolicyConfig, RunVerbConfig, SamplerOverrides
 from fastloop.deploy.assembly import env_of
+from fastloop.deploy.messages import Messages
+from fastloop.deploy.recorded import recorded_history
 from fastloop.policies.base import Policy
 from fastloop.policies.best_of import BestOf
+from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.driving.whole_plans import WholePlans, planner_of
 from fastloop.policies.prepare import arriving, example_history, prepare
 from fastloop.policies.real_time import real_time
@@ -43,7 +47,7 @@ class VariantConfig:
             first one's sampler, decoding and samples does not hold for it.
         n_action_steps, sampler, decoding: as of `PolicyConfig`.
         accel: a cache of a policy that denoises. A kind that is calibrated needs the path of a
-            saved plan; a path alone will do.
+            saved plan (a path alone will do), or a recording as ``deploy.calibration.bag``.
     """
 
     checkpoint: str | None = None
@@ -53,11 +57,18 @@ class VariantConfig:
     accel: AccelConfig | None = None
 
 
-def read_variants(given: Mapping[str, Mapping[str, Any]]) -> dict[str, VariantConfig]:
+def read_variants(
+    given: Mapping[str, Mapping[str, Any]], bag: str = ""
+) -> dict[str, VariantConfig]:
     """What a configuration says of variants, the best first; the policy alone where it says none.
 
+    Args:
+        given: name to what differs.
+        bag: a recording to calibrate on.
+
     Raises:
-        ValueError: a variant says what variants do not say, or is calibrated and has no plan.
+        ValueError: a variant says what variants do not say, or is calibrated and has neither a plan
+            nor a recording.
         OSError: a plan cannot be read.
     """
     found = {}
@@ -66,7 +77,7 @@ def read_variants(given: Mapping[str, Mapping[str, Any]]) -> dict[str, VariantCo
             merged = OmegaConf.merge(OmegaConf.structured(VariantConfig), dict(changes))
             variant = OmegaConf.to_object(merged)
             assert isinstance(variant, VariantConfig)
-            found[name] = dataclasses.replace(variant, accel=_settled(variant.accel))
+            found[name] = dataclasses.replace(variant, accel=_settled(variant.accel, bag))
         except OmegaConfBaseException as error:
             says = ", ".join(one.name for one in dataclasses.fields(VariantConfig))
             told = str(error).splitlines()[0]
@@ -76,42 +87,59 @@ def read_variants(given: Mapping[str, Mapping[str, Any]]) -> dict[str, VariantCo
     return found
 
 
-def _settled(accel: AccelConfig | None) -> AccelConfig | None:
+def _settled(accel: AccelConfig | None, bag: str) -> AccelConfig | None:
     if accel is None:
         return None
     if accel.plan is not None and accel.kind == "none":
         kind = CachePlan.load(accel.plan).provenance.algorithm
         return dataclasses.replace(accel, kind=kind)
-    if accel.plan is None and accel.kind in CALIBRATED:
+    if _calibrated(accel) and not bag:
         raise ValueError(
-            f"accel {accel.kind} is calibrated: `fastloop calibrate` saves a plan, whose path "
-            "accel.plan takes"
+            f"accel {accel.kind} is calibrated on observations: `fastloop calibrate` saves a plan, "
+            "whose path accel.plan takes; or give a recording of the node's topics as "
+            "deploy.calibration.bag"
         )
     return accel
 
 
-def load_variants(config: RunVerbConfig) -> tuple[dict[str, Policy], dict[str, float]]:
+def _calibrated(accel: AccelConfig) -> bool:
+    return accel.plan is None and accel.kind in CALIBRATED
+
+
+def load_variants(
+    config: RunVerbConfig, tell: Callable[[str], None] = lambda doing: None
+) -> tuple[dict[str, Policy], dict[str, float]]:
     """Every variant of the policy, warm, and the seconds that its plan takes here.
 
     Variants of one checkpoint share its weights. Torch's threads are those that are fastest for the
     first one, which is the best.
 
+    Args:
+        config: of the node.
+        tell: is told what takes long, while it does.
+
     Raises:
-        ValueError: from `read_variants`; a variant does not go with its policy; and as `load`.
-        OSError: a plan cannot be read.
+        ValueError: from `read_variants`; a variant does not go with its policy, or the recording
+            has too little to calibrate on; and as `load`.
+        OSError: a plan or the recording cannot be read.
     """
     env = env_of(config.deploy)
     loaded: dict[str, Policy] = {}
     variants, latencies = {}, {}
     threads = config.policy.threads
-    for name, variant in read_variants(config.deploy.variants).items():
+    bag = config.deploy.calibration.bag
+    for name, variant in read_variants(config.deploy.variants, bag).items():
         said = _configured(config.policy, variant)
         weights = dataclasses.replace(said, decoding=DecodingOverrides())
         if repr(weights) not in loaded:
             loaded[repr(weights)] = load(weights, env, weights.sampler)
         try:
             policy = _written(loaded[repr(weights)], said.decoding)
-            policy = policy if variant.accel is None else _accelerated(policy, variant.accel)
+            if variant.accel is not None:
+                if _calibrated(variant.accel):
+                    tell(f"calibrating {name}")
+                policy = _accelerated(policy, variant.accel, config)
+                tell("")
             policy = real_time(policy) if config.deploy.chunking == "real_time" else policy
         except ValueError as error:
             raise ValueError(f"variant {name!r}: {error}") from error
@@ -156,11 +184,26 @@ def _written(policy: Policy, decoding: DecodingOverrides) -> Policy:
     return _driving(policy, planner.with_decoding(DecodingConfig(**said)))
 
 
-def _accelerated(policy: Policy, accel: AccelConfig) -> Policy:
-    planner = planner_of(policy)
-    if isinstance(planner, BestOf):
-        return _driving(policy, accelerate(planner, accel))
-    return _driving(policy, accelerate(denoiser_of(policy), accel))
+def _accelerated(policy: Policy, accel: AccelConfig, config: RunVerbConfig) -> Policy:
+    planner, denoiser = planner_of(policy), denoiser_of(policy)
+    seen = _observations(policy, denoiser, config) if _calibrated(accel) else None
+    chosen = planner if isinstance(planner, BestOf) else denoiser
+    fast = accelerate(chosen, accel, observations=seen)
+    return _driving(policy, fast)
+
+
+def _observations(
+    policy: Policy, denoiser: DiffusionPolicy, config: RunVerbConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noises (num_noises, M, T, A) and conditions (M, O, D) of M moments of the recording."""
+    wanted = config.deploy.calibration
+    history = recorded_history(
+        config.deploy, policy, Messages(config.deploy.autoware), wanted.bag, wanted.observations
+    )
+    count = wanted.observations
+    noises = denoiser.noise(Rng.for_envs(config.seed, list(range(count)), [0] * count))
+    cond = denoiser.condition(history)
+    return noises.to(cond), cond
 
 
 def _driving(policy: Policy, planner: Policy) -> Policy:

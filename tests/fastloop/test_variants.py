@@ -10,6 +10,7 @@ from fastloop.accel.apply import accelerate
 from fastloop.accel.config import AccelConfig
 from fastloop.cli import configure
 from fastloop.deploy.assembly import make_loop
+from fastloop.deploy.bags.writing import BagWriter
 from fastloop.deploy.clock import VirtualClock
 from fastloop.deploy.config import InputConfig
 from fastloop.deploy.conversions.odometry import make_odometry
@@ -109,6 +110,45 @@ def test_cache_plans_steps_and_another_policy(arm, cache_plan, cacheflow):
     assert planner.session.histories[0].frames.maxlen == 9  # the table looks back the farthest
 
 
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Two joints that move for three seconds."""
+    messages, kind = Messages(), "sensor_msgs/msg/JointState"
+    path = tmp_path_factory.mktemp("joints") / "joints.mcap"
+    with BagWriter(path, messages) as bag:
+        for index in range(60):
+            stamp = 10**18 + index * 50_000_000
+            place = np.sin(0.1 * index) * np.array([1.0, -2.0])
+            state = messages.type(kind)(
+                messages.header(stamp, ""), ["a", "b"], place, 0 * place, 0 * place
+            )
+            bag.write(Sample("/joint_states", kind, messages.encode(state), stamp, stamp))
+    return path
+
+
+def test_a_plan_is_calibrated_on_a_recording(arm, recording):
+    config = on_arm(arm, {"full": {}, "cached": {"accel": {"kind": "bac", "budget": 3}}})
+    config.deploy.calibration.bag = str(recording)
+    config.deploy.calibration.observations = 6
+    told = []
+    variants, _ = load_variants(config, told.append)
+    assert told == ["calibrating cached", ""]
+    plan = variants["cached"].loop.fast.plan
+    assert (plan.provenance.algorithm, plan.provenance.observations) == ("bac", 6)
+    assert plan.computed < variants["full"].loop.fast.plan.computed
+    again = load_variants(config)[0]["cached"].loop.fast.plan
+    assert torch.equal(torch.as_tensor(again.mask()), torch.as_tensor(plan.mask()))
+    assert evaluations(variants["cached"]) == 10
+
+
+def test_a_recording_that_is_too_short_is_no_reason_to_guess(arm, recording):
+    config = on_arm(arm, {"cached": {"accel": {"kind": "unified", "budget": 3}}})
+    config.deploy.calibration.bag = str(recording)
+    config.deploy.calibration.observations = 100
+    with pytest.raises(ValueError, match=r"'cached': .*moments to look at, 100 are wanted"):
+        load_variants(config)
+
+
 def test_a_language_model_writes_in_several_ways(vlm_folder):
     rollouts = {"decoding": {"rollouts": 2, "temperature": 0.5}}
     config = on_road(vlm_folder, {"two": rollouts, "one": {}, "none": {"checkpoint": "idle"}})
@@ -136,7 +176,7 @@ def test_a_language_model_writes_in_several_ways(vlm_folder):
     [
         ({"speed": 1}, "'speed' not in 'VariantConfig'; variants say checkpoint, .*accel"),
         ({"accel": {"kind": "fast"}}, "'quick': unknown accelerator 'fast'"),
-        ({"accel": {"kind": "bac"}}, "`fastloop calibrate` saves a plan"),
+        ({"accel": {"kind": "bac"}}, "`fastloop calibrate` saves a plan.*deploy.calibration.bag"),
         ({"sampler": {"steps": 3}}, "'steps' not in"),
     ],
 )
