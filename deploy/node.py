@@ -19,6 +19,7 @@ from fastloop.deploy.lifecycle import Asked, Lifecycle
 from fastloop.deploy.loop import Loop, Published
 from fastloop.deploy.motion import Motion
 from fastloop.deploy.schedule import Schedule
+from fastloop.deploy.systemd import Systemd
 from fastloop.deploy.transport.base import SENSOR, Sample, Transport
 from fastloop.deploy.watchdog import Watchdog
 
@@ -83,6 +84,7 @@ class Node:
         quiet_gc: leave garbage to the idle part of ticks; it then belongs to the node alone.
         autostart: configure and activate without being asked; one that cannot be configured then
             ends. Otherwise it waits to be asked.
+        systemd: is told of its state.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Node:
         name: str = "fastloop",
         quiet_gc: bool = True,
         autostart: bool = True,
+        systemd: Systemd | None = None,
     ) -> None:
         self.build = build
         self.transport = transport
@@ -107,6 +110,7 @@ class Node:
         self.name = name
         self.quiet_gc = quiet_gc
         self.autostart = autostart
+        self.systemd = systemd or Systemd({})
         self.lifecycle = Lifecycle(listeners=[self._went])
         self.loop: Loop | None = None
         self.schedule: Schedule | None = None
@@ -147,6 +151,7 @@ class Node:
                 if not self._configure():
                     return 1 if not self._stop else 130 * (self._stop == signal.SIGINT)
                 self.lifecycle.ask("activate")
+            self.systemd.ready()
             while not self._stop:
                 if (asked := self.lifecycle.heard()) is not None:
                     self._take(asked, ticks)
@@ -331,6 +336,7 @@ class Node:
 
     def _report(self, *, force: bool = False) -> None:
         """Once a second, and when something has changed."""
+        self.systemd.alive()
         status = health_of(self)
         when, changed = self._reported
         now = self.clock.now()
@@ -343,6 +349,7 @@ class Node:
                 self._not_sent(error)
 
     def _shut_down(self) -> None:
+        self.systemd.stopping()
         if self.lifecycle.state == "active":
             self.lifecycle.go("deactivate")
         self.lifecycle.go("shutdown")

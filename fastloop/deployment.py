@@ -19,6 +19,7 @@ from fastloop.deploy.recorder import Recorder
 from fastloop.deploy.recording import BlackBox, Film
 from fastloop.deploy.replay import Replay
 from fastloop.deploy.services import serve_lifecycle
+from fastloop.deploy.systemd import Systemd
 from fastloop.deploy.transport.base import Sample, Transport
 from fastloop.deploy.transport.loopback import Bus, LoopbackTransport
 from fastloop.deploy.transport.zenoh import ZenohConfig, ZenohTransport, beside, numbered
@@ -103,6 +104,7 @@ def make_deployment(config: RunVerbConfig, folder: Path) -> Deployment:
         build, transport, sender, clock,
         watchdog=None if replay else _watchdog(deploy, zenoh, settings),
         listeners=kept, name=deploy.node.strip("/"), autostart=deploy.autostart,
+        systemd=Systemd(),
     )  # fmt: skip
     serve_lifecycle(node.lifecycle, transport, messages, deploy.node)
     return Deployment(node, replay, fed, film, deploy)
