@@ -38,7 +38,12 @@ def heard(ear):
 
 def test_a_run_from_ready_to_stopping(manager):
     ear, environment = manager
-    world = node.World()
+
+    def build():
+        time.sleep(0.2)
+        return world.loop(node.CONFIG)
+
+    world = node.World(build=build)
     world.node.systemd = Systemd(environment | {"WATCHDOG_USEC": "20"})
     seen = []
     world.node.lifecycle.listeners.append(lambda *told: seen.append((told[2], heard(ear))))
