@@ -129,8 +129,8 @@ class DecodeBenchConfig:
         dataset: recorded drives whose every frame holds the plan that was made there; then errors
             are measured, too.
         arms: by name; `~arms.NAME` leaves one out.
-        every: also all other ways that there are, by name, each driver that denoises with each
-            commit policy; those that cannot be right on this model are left out.
+        every: also all other ways that there are, by name, ``denoise`` with each commit policy;
+            those that cannot be right on this model are left out.
         prompts: moments at which answers are compared and plans timed.
         episode_prompts, apart_s: of a simulator: moments of an episode, and seconds between them.
         first_seed: of the first episode.

@@ -54,6 +54,7 @@ from fastloop.accel.decoding.streaming import Streaming
 from fastloop.accel.decoding.tidar import TiDAR
 from fastloop.policies.dlm.filters import load_filter
 from fastloop.policies.vla.prompt import Prompt
+from fastloop.policies.vla.qwen25vl import Qwen25VL
 from fastloop.policies.vla.selectors import SELECTORS
 
 __all__ = [
@@ -206,6 +207,7 @@ def build_model(config: DecodingConfig, model: LanguageModel) -> LanguageModel:
     Raises:
         ValueError: when that cannot be done to this model, with the reason.
     """
+    asked = model
     if not _off():
         # The wrappers themselves look whether it is passed layer by layer.
         if config.skip and config.driver != "layer_skip":
@@ -213,8 +215,7 @@ def build_model(config: DecodingConfig, model: LanguageModel) -> LanguageModel:
         if config.prune:
             model = PRUNINGS[config.prune](cast(LayeredModel, model), config.kept)
     if config.guidance:
-        mask_id = model.spec.mask_id
-        model = Guided(model, config.guidance, null=lambda prompt: _unasked(prompt, mask_id))
+        model = Guided(model, config.guidance, null=lambda prompt: _unasked(prompt, asked))
     return model
 
 
@@ -258,9 +259,13 @@ def _off() -> bool:
     return os.environ.get("FASTLOOP_ACCEL") == "off"
 
 
-def _unasked(prompt: Any, mask_id: int) -> Any:
+def _unasked(prompt: Any, model: LanguageModel) -> Any:
     """A prompt as long as another that asks nothing and shows nothing."""
+    mask_id = model.spec.mask_id
     if not isinstance(prompt, Prompt):
         return torch.full_like(torch.as_tensor(prompt), mask_id)
+    if isinstance(model, Qwen25VL):  # whose pictures take up fewer positions than tokens: they stay
+        ids = prompt.ids.masked_fill(prompt.ids != model.place, mask_id)
+        return replace(prompt, ids=ids, pixels=torch.zeros_like(prompt.pixels))
     none = {"pixels": prompt.pixels[:0], "grid": prompt.grid[:0]}
     return replace(prompt, ids=torch.full_like(prompt.ids, mask_id), **none)

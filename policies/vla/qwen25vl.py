@@ -62,6 +62,11 @@ class Qwen25VL(StockLayers):
         return device
 
     @property
+    def place(self) -> int:
+        """The id that stands in a prompt for a token of a picture."""
+        return int(self.network.config.image_token_id)
+
+    @property
     def window(self) -> int:
         """Positions that the network knows, those of the answer included."""
         return int(self.network.config.text_config.max_position_embeddings)
@@ -107,7 +112,7 @@ class Qwen25VL(StockLayers):
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
         visible = torch.arange(read.shape[1]) < lengths[:, None]
         grid = torch.cat([prompt.grid for prompt in prompts])
-        pictures = (read == network.config.image_token_id) & visible
+        pictures = (read == self.place) & visible
         positions, _ = network.model.get_rope_index(
             read, mm_token_type_ids=pictures.int(), image_grid_thw=grid, attention_mask=visible
         )
@@ -171,7 +176,7 @@ class Qwen25VL(StockLayers):
             raise ValueError("there is no prompt to read: give one for each row")
         merge = self.network.config.vision_config.spatial_merge_size
         for row, prompt in enumerate(prompts):
-            held = int((prompt.ids == self.network.config.image_token_id).sum())
+            held = int((prompt.ids == self.place).sum())
             taken = int((prompt.grid.prod(1) // merge**2).sum())
             if held != taken:
                 raise ValueError(

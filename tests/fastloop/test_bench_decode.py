@@ -116,6 +116,7 @@ def test_every_way_is_measured(vlm_folder, tmp_path, capfd, monkeypatch):
 
 
 EVERY = ["every=true", "prompts=1", *without("fork8")]
+SLOW = ("uncached", "prefix_cache", "dual_cache")
 
 
 @pytest.fixture
@@ -129,10 +130,8 @@ def test_every_way_that_is_right(vlm_folder, tmp_path, capfd, monkeypatch, few_c
     assert bench(vlm_folder, tmp_path, *EVERY) == 0
     found = metrics(tmp_path)
     measured = {name.removeprefix("tokens_fed_") for name in found if name.startswith("tokens_fed")}
-    denoising = {"denoise", "hierarchical", "flash_block"}
-    commits = {f"{name}_{commit}" for name in denoising
-               for commit in ("joint_threshold", "one_by_one")}  # fmt: skip
-    assert measured == denoising | commits | {
+    assert measured == {
+        "denoise", "hierarchical", "flash_block", "denoise_joint_threshold", "denoise_one_by_one",
         "ar", "jump_forward", "tidar", "self_speculative", "scaffold_speculative", "layer_skip",
         "fork4", "prune_withdrawn", "prune_early",
     }  # fmt: skip
@@ -165,12 +164,15 @@ def test_every_way_of_a_model_whose_answer_sees_itself(
     schema, cameras = (vlm_folder / "answer.yaml").read_text(), ["front_left", "front"]
     folder = random_lavida(tmp_path / "lavida", schema, cameras=cameras)
     (folder / "held_out.hdf5").write_bytes((vlm_folder / "held_out.hdf5").read_bytes())
-    assert bench(folder, tmp_path / "run", *EVERY) == 0
+    pairs = [*((name, "one_by_one") for name in SLOW), ("dual_cache", "joint_threshold")]
+    told = [f"{name}_{commit}: {{driver: {name}, commit: {commit}}}" for name, commit in pairs]
+    slow = [f"+arms={{{', '.join(told)}}}"]
+    assert bench(folder, tmp_path / "run", *EVERY, *slow) == 0
     found = metrics(tmp_path / "run")
     measured = {name.removeprefix("tokens_fed_") for name in found if name.startswith("tokens_fed")}
     caches = {"uncached", "prefix_cache", "dual_cache", "dkv_decode", "dkv_greedy",
-              "window_diffusion", "vicinity_cache", "sliding"}  # fmt: skip
-    ways = {f"{name}_one_by_one" for name in caches | {"denoise"}}
+              "window_diffusion", "vicinity_cache", "sliding", "elastic_cache"}  # fmt: skip
+    ways = {f"{name}_one_by_one" for name in (*SLOW, "denoise")}
     assert measured == caches | ways | {
         "plain", "denoise", "denoise_joint_threshold", "guided", "prune_withdrawn", "prune_early",
         "prune_late", "prune_progressive",

@@ -21,7 +21,6 @@ from fastloop.bench.config import DecodeBenchConfig
 from fastloop.bench.decode.subject import Subject
 from fastloop.policies.vla.decoding import (
     COMMITS,
-    DENOISING,
     DRIVERS,
     FASTEST,
     PRUNINGS,
@@ -156,12 +155,11 @@ def _baselines(regime: Regime) -> dict[str, DecodingConfig]:
 
 
 def _every() -> dict[str, DecodingConfig]:
-    """All ways that need no more than a name: drivers, those that denoise with each commit policy,
-    and what is left out of the model, or added to it."""
+    """All ways that need no more than a name: drivers, the plainest that denoises with each commit
+    policy, and what is left out of the model, or added to it."""
     ways = {name: DecodingConfig(driver=name) for name in DRIVERS if name not in BASELINES}
     commits = [name for name in COMMITS if name not in ("confidence", "learned")]
-    for driver in DENOISING:
-        ways |= {f"{driver}_{name}": DecodingConfig(driver, name) for name in commits}
+    ways |= {f"denoise_{name}": DecodingConfig("denoise", name) for name in commits}
     ways |= {f"prune_{name}": DecodingConfig(prune=name) for name in PRUNINGS}
     return ways | {"skip": DecodingConfig(skip=(1,)), "guided": DecodingConfig(guidance=1.0)}
 

@@ -10,6 +10,7 @@ from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.model import ModelSpec, Regime
 from fastloop.accel.decoding.passes import Passes, bidirectional
 from fastloop.policies.vla.conversion import Objective, prefix_lm_loss, prefixed_pass
+from fastloop.policies.vla.decoding import DecodingConfig, build_model
 from fastloop.policies.vla.masks import prefixed
 from fastloop.policies.vla.noise import complementary, masking_probability
 from fastloop.policies.vla.prompt import Prompt
@@ -134,6 +135,20 @@ def test_the_pass_is_what_the_decoder_sees_behind_prompts_of_several_lengths(net
     noisy = torch.where(masked[0], MASK, tokens)
     logits = passes.run("denoise", noisy, bidirectional(9, "cpu"))
     torch.testing.assert_close(logits, network.lm_head(drafted[0]), rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_guidance_is_away_from_a_prompt_that_asks_and_shows_nothing(network, spec):
+    model = Qwen25VL(network, spec)
+    guided = build_model(DecodingConfig(driver="denoise", guidance=0.5), model)
+    prompt = SAMPLES[0].prompt
+    pictures = prompt.ids == IMAGE
+    nothing = Prompt(torch.where(pictures, IMAGE, MASK), 0 * prompt.pixels, prompt.grid)
+    asked, unasked = (model.prefill([one], room=9) for one in (prompt, nothing))
+    context = guided.prefill([prompt], room=9)
+    expected = asked.logits + 0.5 * (asked.logits - unasked.logits)
+    torch.testing.assert_close(context.logits, expected, rtol=0, atol=1e-10)
+    assert torch.equal(context.position, asked.position)
 
 
 def test_who_sees_whom():
