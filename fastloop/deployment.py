@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from fastloop.config import RunVerbConfig
 from fastloop.deploy.assembly import make_body, make_loop
 from fastloop.deploy.clock import Clock, ToldClock, WallClock
 from fastloop.deploy.config import DeployConfig
+from fastloop.deploy.foxglove import foxglove_layout
 from fastloop.deploy.loop import Loop
 from fastloop.deploy.messages import Messages
 from fastloop.deploy.node import Node
@@ -79,6 +81,9 @@ def make_deployment(config: RunVerbConfig, folder: Path) -> Deployment:
     zenoh = numbered(_zenoh(deploy))
     replay, fed, clock, transport = _world(deploy, messages, zenoh)
     film = folder / "run.mcap" if config.film else None
+    if film is not None or deploy.recorder_s > 0:
+        layout = json.dumps(foxglove_layout(deploy), indent=2)
+        (folder / "foxglove.json").write_text(layout + "\n", encoding="utf-8")
     kept: list[BlackBox | Film] = [] if film is None else [Film(film, messages)]
     if deploy.recorder_s > 0:
         recorder = Recorder(folder / "recordings", messages, seconds=deploy.recorder_s, clock=clock)

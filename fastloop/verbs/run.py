@@ -60,7 +60,10 @@ def run(config: RunVerbConfig, *, listening: Callable[[], None] = lambda: None) 
     _print(node, console)
     if deployment.film is not None:
         console.print(
-            f"film, for Foxglove: {deployment.film}", markup=False, highlight=False, soft_wrap=True
+            f"film, for Foxglove with foxglove.json as layout: {deployment.film}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
     console.print(f"run folder: {folder}", markup=False, highlight=False, soft_wrap=True)
     return code

@@ -44,16 +44,19 @@ def test_a_run_from_ready_to_stopping(manager):
         return world.loop(node.CONFIG)
 
     world = node.World(build=build)
-    world.node.systemd = Systemd(environment | {"WATCHDOG_USEC": "20"})
+    states = set()
+
+    class Told(Systemd):
+        def alive(self):
+            states.add(world.node.lifecycle.state)
+
+    world.node.systemd = Told(environment)
     seen = []
     world.node.lifecycle.listeners.append(lambda *told: seen.append((told[2], heard(ear))))
     assert world.node.run(ticks=20) == 0
-    ready = [state for state, words in seen if "READY=1" in words]
-    assert ready == ["activating"]  # the first thing after it is configured
-    assert "WATCHDOG=1" in dict(seen[:2])["inactive"]  # while it loads
-    assert "WATCHDOG=1" in dict(seen)["active"]  # while it waits
-    assert "WATCHDOG=1" in seen[-2][1]  # while it ticks
-    assert "STOPPING=1" in dict(seen)["finalized"] + dict(seen)["inactive"]
+    assert [words for _, words in seen] == [[], [], ["READY=1"], [], ["STOPPING=1"], []]
+    assert seen[2][0] == "activating"  # the first thing after it is configured
+    assert states >= {"configuring", "activating", "active"}
 
 
 def test_it_is_ready_when_it_waits_to_be_asked(manager):
@@ -100,7 +103,7 @@ def test_who_is_not_asked_does_not_tell_that_it_lives(manager, changes):
 
 @pytest.mark.parametrize("where", ["", "/nowhere/at/all", "@nobody-listens"])
 def test_a_manager_that_is_not_there_harms_nobody(where):
-    systemd = Systemd({"NOTIFY_SOCKET": where, "WATCHDOG_USEC": "20"})
+    systemd = Systemd({"NOTIFY_SOCKET": where, "WATCHDOG_USEC": "10000"})
     systemd.ready()
     systemd.alive()
     systemd.stopping()

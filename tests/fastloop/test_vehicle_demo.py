@@ -23,6 +23,8 @@ def test_it_leaves_a_film_with_pictures_and_plans(tmp_path, monkeypatch, capfd):
     assert metrics["rung_0"]["value"] >= 1  # nearly all where the machine is not busy
     film = {sample.topic for sample in read_bag(folder / "run.mcap")}
     assert {"/camera/front/compressed", "/odometry", "/planning/path", "/diagnostics"} <= film
+    layout = (folder / "foxglove.json").read_text()
+    assert "/camera/front/compressed" in layout
     told = capfd.readouterr().out
     assert "a generated drive, 4 s, in" in told
     assert "for 3 s; Ctrl-C ends it" in told
