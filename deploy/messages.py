@@ -34,7 +34,7 @@ AUTOWARE_VERSIONS = {
     ),
 }
 """Texts of ``autoware_planning_msgs/msg/Trajectory``: since December 2023, and before. The codec of
-the fixed one is half a minute in the making."""
+the fixed one is seconds in the making."""
 
 _SERVICES = {
     "lifecycle_msgs/srv/ChangeState": ("lifecycle_msgs/Transition transition\n", "bool success\n"),
