@@ -412,6 +412,7 @@ class ServeConfig:
         host: of the interface; by default only programs on this computer can connect.
         port: 0 takes a free one.
         max_clients: connections beyond are refused.
+        max_hz: requests a second of one connection, beyond which it gets errors; 0 for any number.
         max_batch: clients a plan; the first of a batch waits at most `max_wait_ms` for others.
         plan_batch: rows of every policy call, so that an answer does not depend on who asks at the
             same time; 0 plans with exactly those that wait.
@@ -429,6 +430,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     max_clients: int = 64
+    max_hz: float = 0.0
     max_batch: int = 32
     max_wait_ms: float = 2.0
     plan_batch: int = 0

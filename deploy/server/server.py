@@ -18,6 +18,7 @@ from fastloop.deploy.server.batching import Batcher, DeadlineError, Job, PolicyE
 from fastloop.deploy.server.codec import CodecError, pack, unpack
 from fastloop.deploy.server.metrics import Metrics
 from fastloop.deploy.server.protocol import RequestError, describe, read_request
+from fastloop.deploy.server.rate import Rate, RateError
 from fastloop.deploy.server.sessions import Row
 from fastloop.extras import require
 from fastloop.policies.base import Policy
@@ -38,6 +39,7 @@ class ServerConfig:
         host: of the interface; by default only programs on this computer can connect.
         port: 0 takes a free one.
         max_clients: connections beyond are refused.
+        max_hz: requests a second of one connection, beyond which it gets errors; 0 for any number.
         max_batch, max_wait_ms, plan_batch: see `Batcher`.
         deadline_ms: of a request that names none; 0 waits as long as it takes.
         max_message_mb: longest request.
@@ -54,6 +56,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     max_clients: int = 64
+    max_hz: float = 0.0
     max_batch: int = 32
     max_wait_ms: float = 2.0
     plan_batch: int = 0
@@ -72,7 +75,7 @@ class ServerConfig:
         for name in ("max_message_mb", "send_timeout_s", "stall_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("max_wait_ms", "deadline_ms", "plan_batch", "seed"):
+        for name in ("max_hz", "max_wait_ms", "deadline_ms", "plan_batch", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 <= self.port < 65536:
@@ -191,10 +194,12 @@ class PolicyServer:
 
     async def _answer_all(self, connection: Any) -> None:
         row = Row(self.spec, self.config.seed, self._episodes)
+        rate = Rate(self.config.max_hz)
         previous_ms: float | None = None
         async for data in connection:
             came = time.monotonic()
             try:
+                rate.take(came)
                 found = await self._answer(row, data, came)
             except (CodecError, PolicyError) as error:
                 garbage = isinstance(error, CodecError)
@@ -202,9 +207,9 @@ class PolicyServer:
                 await self._send(connection, str(error))
                 await connection.close(GARBAGE if garbage else FAILED, "see the frame before")
                 return
-            except (RequestError, DeadlineError) as error:
-                kind = "deadline" if isinstance(error, DeadlineError) else "request"
-                self.metrics.errors[kind] += 1
+            except (RequestError, DeadlineError, RateError) as error:
+                kinds: dict[type, str] = {DeadlineError: "deadline", RateError: "rate"}
+                self.metrics.errors[kinds.get(type(error), "request")] += 1
                 await self._send(connection, str(error))
                 continue
             if previous_ms is not None and "server_timing" in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -70,12 +71,16 @@ class Row:
         return history, key
 
     def planned(self, request: Request, actions: torch.Tensor) -> None:
-        """Remember the answer (T, A) to a request that came with its tick."""
+        """Remember the answer (T, A) to a request that came with its tick; the next one tells how
+        late it was taken up."""
         if request.tick is not None:
             self.history.planned(actions)
 
     def _advance(self, request: Request, tick: int) -> None:
         """Bring the history to the tick before `tick`."""
+        if (plan := self.history.underway) is not None and plan.delays:
+            delays = (*plan.delays[:-1], request.late)
+            self.history.underway = replace(plan, delays=delays)
         if tick != self.history.tick + 1:
             underway = self.history.underway if tick > self.history.tick else None
             self._forget()

@@ -355,6 +355,23 @@ def test_only_so_many_clients_are_served(serve, echo):
             assert next_one.infer({STATE: np.zeros(2)})["actions"].shape == (5, 3)
 
 
+def test_who_asks_too_often_is_told_and_others_are_not(serve, echo):
+    with serve(echo(), max_hz=5) as (url, server), Raw(url) as greedy, Raw(url) as modest:
+        told = []
+        for n in range(20):
+            try:
+                greedy.infer({STATE: np.float32([n, 0])})
+            except RuntimeError as error:
+                told.append(str(error))
+        assert told
+        assert all("at most 5 requests a second" in one for one in told)
+        assert modest.infer({STATE: np.float32([3, 0])})["actions"][0, 0] == 3
+        assert server.metrics.errors["rate"] == len(told)
+        assert not server.metrics.errors["request"]
+        time.sleep(0.3)
+        assert greedy.infer({STATE: np.float32([4, 0])})["actions"][0, 0] == 4
+
+
 def test_pages_in_a_browser_may_not_connect(serve, echo):
     with serve(echo()) as (url, _), pytest.raises(InvalidStatus, match="403"):
         Raw(url, origin="http://example.com")

@@ -94,6 +94,28 @@ def test_what_was_executed_is_in_the_history(echo):
     assert executed.actions[0, 0].tolist() == [1, 2, 3]
 
 
+def test_how_late_plans_come_is_in_the_history_as_in_a_session(echo):
+    policy = echo(horizon=9)
+    row, session = Row(policy.spec, seed=3), Session(policy, seed=3)
+    tick, late = 0, 0
+    for after in (3, 1, 2, 0, 4):
+        history, _ = row.take(at(tick, late=late))
+        session.observe(0, {STATE: torch.tensor([tick, 0.0])})
+        actions = session.plan([0]).actions[0]
+        ours, theirs = history.underway[0], policy.histories[-1].underway[0]
+        assert (ours and ours.delays) == (theirs and theirs.delays)
+        assert (ours and ours.tick) == (theirs and theirs.tick)
+        row.planned(at(tick), actions)
+        late = after if tick else 0  # the world waits for the first plan
+        for step in range(late):
+            session.act(0)
+            session.observe(0, {STATE: torch.tensor([tick + step + 1, 0.0])})
+        session.install(0, actions, late=late)
+        session.act(0)
+        tick += late + 1
+    assert row.take(at(tick, late=late))[0].underway[0].delays == (1, 2, 0, 4)
+
+
 def test_nothing_is_planned_from_nothing(echo):
     with pytest.raises(RequestError, match="no observation"):
         Row(echo().spec, 0).take(Request(None, reset=True))
