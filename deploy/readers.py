@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -75,39 +75,47 @@ def ego_states(states: Sequence[State], rows: int, dt: float) -> Floats:
     Before the first measured state it is taken to have come straight at that one's speed.
     """
     now = states[-1]
-    times = now.time - dt * np.arange(rows - 1, -1, -1)
-    x, y, heading, speeds = _at(states, np.concatenate([times, times - BRAKE_S]))
-    x, y, heading, speed = x[:rows], y[:rows], heading[:rows], speeds[:rows]
-    pull = (speed - speeds[rows:]) / BRAKE_S
-    cos, sin = math.cos(now.point[HEADING]), math.sin(now.point[HEADING])
-    turn = np.array([[cos, -sin], [sin, cos]])
-    places = np.column_stack([x - now.point[X], y - now.point[Y]]) @ turn
-    toward = np.column_stack([np.cos(heading), np.sin(heading)]) @ turn
-    return np.column_stack([places, speed[:, None] * toward, pull[:, None] * toward])
+    x0, y0, heading0 = now.point[: HEADING + 1].tolist()
+    cos0, sin0 = math.cos(heading0), math.sin(heading0)
+    found = []
+    for time in _times(now, rows, dt):
+        x, y, heading, speed = _at(states, time)
+        pull = (speed - _at(states, time - BRAKE_S)[SPEED]) / BRAKE_S
+        east, north = x - x0, y - y0
+        cos, sin = math.cos(heading - heading0), math.sin(heading - heading0)
+        place = cos0 * east + sin0 * north, cos0 * north - sin0 * east
+        found.append((*place, speed * cos, speed * sin, pull * cos, pull * sin))
+    return np.array(found)
 
 
 def ego_heading(states: Sequence[State], rows: int, dt: float) -> Floats:
     """(rows,) rad against the present heading, the newest (0) last."""
-    times = states[-1].time - dt * np.arange(rows - 1, -1, -1)
-    turned: Floats = _at(states, times)[2] - states[-1].point[HEADING]
-    return np.remainder(turned + math.pi, 2 * math.pi) - math.pi
+    heading0 = float(states[-1].point[HEADING])
+    times = _times(states[-1], rows, dt)
+    return np.array([math.remainder(_at(states, time)[HEADING] - heading0, TURN) for time in times])
 
 
-def _at(states: Sequence[State], times: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """x, y, heading and speed at `times`."""
-    first = bisect_right(states, times.min(), key=lambda state: state.time)
-    states = states[max(0, first - 1) :]
-    known = np.array([state.time for state in states])
-    points = np.array([state.point for state in states])
-    headings = points[:, HEADING].copy()
-    # As np.unwrap, in a third of its time: this is done in every tick.
-    headings[1:] -= TURN * np.cumsum(np.round((headings[1:] - headings[:-1]) / TURN))
-    x, y, heading, speed = (
-        np.interp(times, known, column)
-        for column in (points[:, X], points[:, Y], headings, points[:, SPEED])
-    )
-    before = np.minimum(times - known[0], 0.0) * points[0, SPEED]
-    return x + before * math.cos(headings[0]), y + before * math.sin(headings[0]), heading, speed
+def _times(now: State, rows: int, dt: float) -> list[float]:
+    return [now.time - dt * back for back in range(rows - 1, -1, -1)]
+
+
+def _at(states: Sequence[State], time: float) -> tuple[float, float, float, float]:
+    """x, y, heading and speed. Plain numbers: for a few rows NumPy takes several times as long."""
+    after = bisect_left(states, time, key=lambda state: state.time)
+    if after == len(states):
+        x, y, heading, speed = states[-1].point[: SPEED + 1].tolist()
+    elif after == 0:
+        x, y, heading, speed = states[0].point[: SPEED + 1].tolist()
+        before = (time - states[0].time) * speed
+        x, y = x + before * math.cos(heading), y + before * math.sin(heading)
+    else:
+        older, newer = states[after - 1], states[after]
+        share = (time - older.time) / (newer.time - older.time)
+        x, y, heading, speed = older.point[: SPEED + 1].tolist()
+        x1, y1, heading1, speed1 = newer.point[: SPEED + 1].tolist()
+        x, y, speed = x + share * (x1 - x), y + share * (y1 - y), speed + share * (speed1 - speed)
+        heading += share * math.remainder(heading1 - heading, TURN)
+    return x, y, heading, speed
 
 
 def _values(topic: str, shape: tuple[int, ...], dtype: str, seen: Snapshot) -> torch.Tensor:

@@ -104,8 +104,9 @@ class EpisodeHistory:
         """
         self.done += 1
         self.actions.append(action)
-        none = torch.zeros(action.shape, dtype=torch.bool, device=action.device)
-        self.overridden.append(none if overridden is None else overridden)
+        if overridden is None:
+            overridden = torch.zeros(action.shape, dtype=torch.bool, device=action.device)
+        self.overridden.append(overridden)
 
 
 def _owned(value: torch.Tensor | np.ndarray, copy: bool) -> torch.Tensor:
