@@ -87,6 +87,17 @@ def test_ticks_make_a_history_and_reset_forgets_it(serve, echo):
         assert told["actions"][0, 1] == 9
 
 
+def test_the_plan_under_way_and_how_late_it_came_reach_the_policy(serve, echo):
+    policy, state = echo(), np.zeros(2, np.float32)
+    with serve(policy) as (url, _), Raw(url) as client:
+        for tick, late in ((0, 0), (3, 1), (6, 2), (9, 4)):
+            answer = client.infer({STATE: state + tick, "fastloop": {"tick": tick, "late": late}})
+            assert answer["fastloop"]["tick"] == tick
+        plan = policy.histories[-1].underway[0]
+    assert (plan.tick, plan.delays) == (6, (2, 4))
+    assert plan.actions[0, 0] == 6
+
+
 def test_clients_do_not_share_a_history(serve, echo):
     with serve(echo()) as (url, _), Raw(url) as one, Raw(url) as other:
         for tick in range(3):
@@ -353,6 +364,21 @@ def test_only_so_many_clients_are_served(serve, echo):
             time.sleep(0.01)
         with Raw(url) as next_one:
             assert next_one.infer({STATE: np.zeros(2)})["actions"].shape == (5, 3)
+
+
+def test_clients_that_come_at_the_same_moment_are_counted_too(echo, monkeypatch):
+    """Each was let in before the other was counted."""
+    monkeypatch.setattr(PolicyServer, "_process", lambda *_: None)
+    server = PolicyServer(echo(), ServerConfig(port=0, max_clients=1))
+    with running(server) as port, Raw(f"ws://127.0.0.1:{port}") as first:
+        with (
+            pytest.raises(ConnectionClosed),
+            connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None) as second,
+        ):
+            second.recv(timeout=10)
+        assert second.close_code == 1013
+        assert server.metrics.errors["full"] == 1
+        assert first.infer({STATE: np.zeros(2)})["actions"].shape == (5, 3)
 
 
 def test_who_asks_too_often_is_told_and_others_are_not(serve, echo):

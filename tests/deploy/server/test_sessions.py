@@ -116,6 +116,14 @@ def test_how_late_plans_come_is_in_the_history_as_in_a_session(echo):
     assert row.take(at(tick, late=late))[0].underway[0].delays == (1, 2, 0, 4)
 
 
+def test_an_episode_s_first_plan_is_not_late(echo):
+    row = Row(echo().spec, 0)
+    row.take(at(0))
+    row.planned(at(0), torch.zeros(5, 3))
+    history, _ = row.take(at(3, late=2))
+    assert history.underway[0].delays == ()
+
+
 def test_nothing_is_planned_from_nothing(echo):
     with pytest.raises(RequestError, match="no observation"):
         Row(echo().spec, 0).take(Request(None, reset=True))
