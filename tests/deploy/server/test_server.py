@@ -243,7 +243,14 @@ def test_a_message_that_is_too_long_is_not_read(serve, echo):
         assert other.infer({STATE: np.zeros(2)})["actions"].shape == (5, 3)
 
 
-def test_a_client_that_takes_no_answers_is_cut_off_and_holds_nobody_up(serve, echo):
+def test_a_client_that_takes_no_answers_is_cut_off_and_holds_nobody_up(serve, echo, monkeypatch):
+    connections, answer_all = [], PolicyServer._answer_all
+
+    def seen(server, connection):
+        connections.append(connection)
+        return answer_all(server, connection)
+
+    monkeypatch.setattr(PolicyServer, "_answer_all", seen)
     policy = echo(horizon=60_000)  # an answer fills every buffer on the way
     with serve(policy, send_timeout_s=0.5) as (url, server), Raw(url) as other:
         port = int(url.rpartition(":")[2])
@@ -258,6 +265,10 @@ def test_a_client_that_takes_no_answers_is_cut_off_and_holds_nobody_up(serve, ec
                 break
             assert other.infer({STATE: np.float32([3, 0])})["actions"][0, 0] == 3
         assert errors(server, "slow") == 1
+        until = time.monotonic() + 4  # a farewell that nobody reads is waited for longer
+        while not connections[1].transport.is_closing():
+            assert time.monotonic() < until
+            time.sleep(0.01)
         assert other.infer({STATE: np.float32([3, 0])})["actions"][0, 0] == 3
 
 
