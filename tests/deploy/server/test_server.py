@@ -295,13 +295,15 @@ def test_what_is_late_before_its_turn_is_not_planned_at_all(serve, echo):
 
         policy.before = block
         told = {STATE: np.float32([1, 0]), "fastloop": {"deadline_ms": 20_000}}
-        asking = threading.Thread(target=one.infer, args=(told,))
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(one.infer(told)))
         asking.start()
         assert inside.wait(10)
         with pytest.raises(RuntimeError, match="no plan within 100 ms"):
             other.infer({STATE: np.float32([7, 0])})
         held.set()
         asking.join()
+        assert len(answers) == 1, "its own deadline counts, not the server's"
         assert other.infer({STATE: np.float32([8, 0])})["actions"][0, 0] == 8
     newest = [history[STATE][:, -1, 0].tolist() for history in policy.histories]
     assert [7.0] not in newest
