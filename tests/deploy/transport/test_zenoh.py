@@ -217,6 +217,7 @@ def test_a_slow_reader_finds_the_newest(opened, messages):
     assert began.wait(PATIENCE_S)
     for stamp in range(100, 150):
         publisher.publish(message, stamp)
+        time.sleep(0.002)  # a burst is lost in part where the machine is busy
     until(lambda: fast[-1].stamp_ns == 149, "the last message")
     go_on.set()
     until(lambda: got[-1] == 149, "the newest message")
