@@ -70,6 +70,22 @@ def test_a_served_policy_drives_as_it_would_here(serve, echo, lags):
         remote.close()
 
 
+def test_environments_ask_over_connections_of_their_own(serve, echo, monkeypatch):
+    asked, infer = [], Client.infer
+
+    def noted(client, message, **options):
+        asked.append(client)
+        return infer(client, message, **options)
+
+    monkeypatch.setattr(Client, "infer", noted)
+    with serve(echo()) as (url, _):
+        remote = RemotePolicy(url)
+        history = example_history(remote.spec, 3)
+        remote.plan(history, rng=Rng.for_envs(0, [0, 1, 2], [0] * 3))
+        remote.close()
+    assert len({id(client) for client in asked}) == 3
+
+
 def test_fewer_actions_are_executed_where_that_is_asked_for(serve, echo):
     with serve(echo(images=True)) as (url, _):
         remote = RemotePolicy(url, n_action_steps=2)
