@@ -215,10 +215,11 @@ def test_drift_reads_more(toy):
     assert work[0.0] < work[0.9] < work[2.0] < passes * 3 * (len(canvas) + len(toy.prompt))
 
 
+@pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("gamma", [0.5, 0.9, 0.99])
-def test_rows_do_not_depend_on_each_other(toy, gamma):
+def test_rows_do_not_depend_on_each_other(toy, gamma, regime):
     for seed in range(2):
-        model, canvas = toy.Model(Regime.FULL, seed=seed), whole(toy, seed)
+        model, canvas = toy.Model(regime, seed=seed), whole(toy, seed)
         prompts = [toy.prompt, toy.prompt[::-1], [4] * len(toy.prompt)]
         driver = Elastic(commit=Sequential(), gamma=gamma, window=3)
         together = decode(model, prompts, canvas, driver).tokens
