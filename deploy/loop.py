@@ -122,6 +122,7 @@ class Loop:
         self._fresh_episode = True
         self._snapshot: Snapshot | None = None
         self._tick: int | None = None  # whose observation is the last event of its kind
+        self._overridden = False  # what was done in it
 
     def forget(self) -> None:
         """Begin anew after a pause, in which others have driven: what was seen and planned before
@@ -178,6 +179,7 @@ class Loop:
     def _plan(self, slot: int, t: float) -> str:
         """Take the plan that has come, ask for another; why there is no fresh one."""
         self._state = self.inputs.newest_state() or self._state
+        self._catch_up(slot)
         why = ""
         if (outcome := self.worker.wait(self.clock.now())) is not None:
             why = self._take(outcome, slot, t)
@@ -190,8 +192,7 @@ class Loop:
         if isinstance(looked, Snapshot):
             self._snapshot = looked
         if self._snapshot is not None:
-            missed = 0 if self._tick is None else slot - self._tick
-            self._events += [Observed(self._snapshot)] * max(1, min(missed, 64))
+            self._events.append(Observed(self._snapshot))
             self._tick = slot
         if not seen:
             self.counts["unfit inputs"] += 1
@@ -209,6 +210,15 @@ class Loop:
             return self._take(outcome, slot, t)
         self.counts["missed its deadline"] += int(wait)
         return why or "inference is running"
+
+    def _catch_up(self, slot: int) -> None:
+        """In slots that were skipped nothing new was seen, and what was done went on."""
+        if self._snapshot is None or self._tick is None:
+            return
+        if (skipped := slot - self._tick - 1) > 64:  # what was so long ago is no history
+            self._forget()
+        else:
+            self._events += [Observed(self._snapshot), Acted(self._overridden)] * skipped
 
     def _due(self, slot: int) -> bool:
         """By consumed ticks: the next plan has to begin so early that it comes when it is due."""
@@ -278,7 +288,8 @@ class Loop:
 
     def _lived_through(self, slot: int, chosen: Choice) -> None:
         if self._snapshot is not None:
-            self._events.append(Acted(overridden=chosen.rung >= STOP))
+            self._overridden = chosen.rung >= STOP
+            self._events.append(Acted(self._overridden))
         if len(self._events) > 1024:  # a policy that has not planned for so long begins anew
             self._forget()
 

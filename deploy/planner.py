@@ -89,6 +89,7 @@ class SessionPlanner:
         self.session = Session(self.longest, chunking=chunking, seed=seed)
         self.episode = 0
         self.actions: torch.Tensor | None = None
+        self.tick = 0  # of the session, for which the first of them was planned
         self.frame: dict[str, Any] | None = None
         self.begun = False
 
@@ -112,7 +113,7 @@ class SessionPlanner:
         self.session.policy = self.variants[job.variant]
         budget = Budget(max(1e-3, job.deadline - job.submitted - (read - started)))
         plan = self.session.plan([0], budget=budget)
-        self.actions = plan.actions[0]
+        self.actions, self.tick = plan.actions[0], self.session.histories[0].tick
         actions = self.session.chunks[0].ahead(self.actions).double().cpu().numpy()
         decided = perf_counter()
         return Planned(
@@ -150,6 +151,8 @@ class SessionPlanner:
                     self.session.histories[0].observe(self.frame, copy=False)
             elif isinstance(event, Installed) and self.actions is not None:
                 late = min(event.late, len(self.actions) - 1)  # the last action is held
+                # Ticks before the first plan have passed too, though nothing planned was done.
+                self.session.histories[0].done = self.tick + late
                 self.session.install(0, self.actions, late=late)
                 self.begun = True
             elif isinstance(event, Acted) and self.begun:

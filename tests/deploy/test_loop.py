@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastloop.deploy.motion import SPEED
+from fastloop.deploy.worker import Acted, Installed
 
 BODIES = pytest.mark.parametrize("arm", [False, True], ids=["vehicle", "arm"])
 
@@ -296,3 +297,31 @@ def test_history_is_told_every_tick_in_order(rig, arm):
     assert names[0] == ["Observed"]
     assert names[1] == ["Installed", "Acted", *["Observed", "Acted"] * 2, "Observed"]
     assert [job.tick for job in machine.jobs] == [0, 3, 6, 9]
+
+
+@BODIES
+@pytest.mark.parametrize("stalls_s", [0.27, 0.73])
+def test_history_is_told_of_skipped_slots(rig, arm, stalls_s):
+    machine = rig(arm)
+    machine.ticks(5)
+    machine.latency, machine.stall_s = 0.15, stalls_s
+    machine.ticks(6)
+    assert machine.schedule.skipped > 0
+    names = [type(event).__name__ for job in machine.jobs for event in job.events]
+    ticks = [name for name in names if name != "Installed"]
+    assert ticks == ["Observed", "Acted"] * machine.jobs[-1].tick + ["Observed"]
+    for job in machine.jobs:
+        for place, event in enumerate(job.events):
+            if isinstance(event, Installed):  # of the plan of the job before
+                acted = [isinstance(one, Acted) for one in job.events[:place]]
+                assert sum(acted) == event.late
+
+
+@BODIES
+def test_after_a_very_long_stall_history_begins_anew(rig, arm):
+    machine = rig(arm)
+    machine.ticks(5)
+    machine.stall_s = 30.0
+    machine.ticks(2)
+    assert machine.jobs[-1].fresh
+    assert machine.ticks(12)[-1].rung == 0

@@ -12,6 +12,7 @@ from fastloop.deploy.planner import SessionPlanner
 from fastloop.deploy.readers import ego_heading, ego_states
 from fastloop.deploy.worker import Acted, Installed, Job, Observed
 from fastloop.policies.base import Plan
+from fastloop.policies.best_of import underway
 from fastloop.policies.chunks import TemporalEnsemble
 from fastloop.policies.spec import ActionSpec, PolicySpec, TensorSpec
 
@@ -101,6 +102,21 @@ def test_a_plan_later_than_it_is_long_holds_its_last_action():
     planner(job(seen(0)))
     planner(job(Installed(99), Acted(False), seen(1)))
     assert [action.item() for action in policy.seen[-1][0].actions[0]] == [3]
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_the_plan_under_way_is_what_is_executed_next(late):
+    """However late the first plan of an episode comes: there were ticks before it."""
+    policy = Counting()
+    planner = make(policy)
+    planner(job(seen(0)))
+    waiting = [event for tick in range(late) for event in (Acted(True), seen(tick + 1))]
+    before = waiting[:-1] if late else []  # its tick is observed when it is in execution
+    first = [] if late else [Acted(False), seen(1)]
+    planner(job(*before, Installed(late), *waiting[-1:], *first, tick=max(late, 1)))
+    said, _ = underway(policy.seen[-1][0], 2, 1)
+    now = max(late, 1)
+    assert said[0, :, 0].tolist() == [now, now + 1 if now < 3 else 0]
 
 
 def test_an_ensemble_is_executed_as_it_averages():
