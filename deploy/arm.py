@@ -28,6 +28,13 @@ class Arm:
     dim: int
     limits: ArmLimits = field(default_factory=ArmLimits)
 
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            if len(bounds := getattr(self.limits, name)) not in (0, self.dim):
+                raise ValueError(
+                    f"limits.{name} has {len(bounds)} numbers for {self.dim} joints: one each"
+                )
+
     def motion(self, actions: Floats, *, state: State, time: float, period_s: float) -> Motion:
         """An action a tick, the first at `time`."""
         if actions.ndim != 2 or actions.shape[1] != self.dim:

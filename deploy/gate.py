@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,9 @@ class VehicleLimits:
     hard_jerk: float = 30.0
     shortest_m: float = 0.2
 
+    def __post_init__(self) -> None:
+        _check(self, finite=("stop_deceleration", "stop_jerk", "hard_deceleration", "hard_jerk"))
+
 
 @dataclass(frozen=True)
 class ArmLimits:
@@ -62,6 +66,22 @@ class ArmLimits:
     acceleration: float = 100.0
     start_rad: float = 0.3
     ramp_s: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check(self, finite=("ramp_s",))
+        for name in ("low", "high"):
+            if any(math.isnan(bound) for bound in getattr(self, name)):
+                raise ValueError(f"limits.{name} must be numbers, got {getattr(self, name)}")
+
+
+def _check(limits: VehicleLimits | ArmLimits, finite: Sequence[str]) -> None:
+    """Refuse what would let everything pass, or cannot be computed when it is needed."""
+    for name, value in vars(limits).items():
+        if name in ("low", "high"):
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not value > 0 or (name in finite and not math.isfinite(value)):
+            raise ValueError(f"limits.{name} must be a number above 0, got {value!r}")
 
 
 def vehicle_faults(motion: Motion, limits: VehicleLimits) -> list[str]:

@@ -53,18 +53,20 @@ class Vehicle:
         """Headings, speeds and accelerations of `places` (T, 2), the first of which is `state`."""
         steps = np.diff(places, axis=0)
         lengths = np.hypot(steps[:, 0], steps[:, 1])
-        angles = np.arctan2(steps[:, 1], steps[:, 0])
         headings = np.empty(len(places))
         headings[0] = last = state.point[HEADING]
         sign = np.ones(len(lengths))
-        for k, (length, angle) in enumerate(zip(lengths.tolist(), angles.tolist(), strict=True)):
-            if length > self.limits.shortest_m:
-                turn = math.remainder(angle - last, 2 * math.pi)
+        since = 0  # the place from which it has to come so far that it has a direction
+        for k in range(1, len(places)):
+            east, north = (places[k] - places[since]).tolist()
+            if math.hypot(east, north) > self.limits.shortest_m:
+                turn = math.remainder(math.atan2(north, east) - last, 2 * math.pi)
                 if abs(turn) > math.pi / 2:
-                    sign[k] = -1.0  # it rolls backward and keeps its heading
+                    sign[since:k] = -1.0  # it rolls backward and keeps its heading
                 else:
                     last = last + turn
-            headings[k + 1] = last
+                since = k
+            headings[k] = last
         dt = np.diff(times)
         # Over an interval the mean speed is known; at its ends, the mean of both sides.
         mean = sign * lengths / dt
@@ -130,7 +132,10 @@ class Vehicle:
         start[ACCELERATION] = min(0.0, state.point[ACCELERATION])
         path = start[None]
         if along is not None and not self.apart(along, state, t):
-            path = np.concatenate([path, along.since(t, step_s=STOP_STEP_S).points[1:]])
+            rest = along.since(t, step_s=STOP_STEP_S).points[1:]
+            toward = np.array([math.cos(start[HEADING]), math.sin(start[HEADING])])
+            before = (rest[:, [X, Y]] - start[[X, Y]]) @ toward > 0
+            path = np.concatenate([path, rest[int(before.argmax()) :][: len(rest) * before.any()]])
             path[:, HEADING] = np.unwrap(path[:, HEADING])
         return _along(self._profile(start, 1.0), t, path)
 

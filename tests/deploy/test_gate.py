@@ -128,3 +128,62 @@ def test_an_arm_that_moves_runs_out_and_stays_inside():
     assert hold.points[-1, 1] == pytest.approx(-0.2)
     steps = np.abs(np.diff(hold.points[:, 1]))
     assert (np.diff(steps) <= 1e-12).all()
+
+
+def planned(places, **state):
+    """Of a `Vehicle` of 4 waypoints a second, from the origin."""
+    point = np.array([0.0, 0.0, 0.0, state.get("speed", 0.0), 0.0])
+    actions = np.concatenate([[0.0], np.ravel(places)])[None]
+    return Vehicle(4.0).motion(actions, state=State(0.0, point, np.zeros(1)), time=0, period_s=0.1)
+
+
+def test_who_rolls_backward_slowly_does_not_go_forward():
+    motion = planned([(-0.1 * k, 0.0) for k in range(1, 21)])
+    assert (motion.points[2:, SPEED] < -0.3).all()
+    assert (motion.points[:, HEADING] == 0).all()
+    faster = planned([(-0.15 * k, 0.0) for k in range(1, 21)])
+    assert vehicle_faults(faster, LIMITS) == ["speed backward 0.6 m/s, at most 0.5"]
+
+
+def test_a_slow_turn_turns():
+    """0.6 m/s: steps of 0.15 m, which have no direction each by itself."""
+    angles = 0.15 * np.arange(1, 21) / 5.0
+    motion = planned(5.0 * np.column_stack([np.sin(angles), 1 - np.cos(angles)]), speed=0.6)
+    assert np.allclose(motion.points[1:, HEADING], angles, atol=0.07)
+
+
+def test_who_stands_and_trembles_keeps_its_heading():
+    places = np.random.default_rng(0).uniform(-0.05, 0.05, (20, 2))
+    assert (planned(places).points[:, HEADING] == 0).all()
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.7, 1.2, 50.0])
+def test_a_hard_stop_never_goes_back(ahead):
+    along = straight(2.0)
+    state = State(0.0, np.array([ahead, 0.1, 0.0, 2.0, 0.0]), np.zeros(1))
+    stop = Vehicle(4.0).hard_stop(state, 0.0, along)
+    assert stop.points[0, X] == ahead
+    assert (np.diff(stop.points[:, X]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (VehicleLimits, "speed", math.nan),
+        (VehicleLimits, "lateral", "5"),
+        (VehicleLimits, "hard_jerk", 0.0),
+        (VehicleLimits, "stop_deceleration", math.inf),
+        (ArmLimits, "ramp_s", 0),
+        (ArmLimits, "velocity", -1.0),
+    ],
+)
+def test_limits_that_limit_nothing_or_cannot_be_computed_are_refused(kind, name, value):
+    with pytest.raises(ValueError, match=f"limits.{name} must be a number above 0, got {value!r}"):
+        kind(**{name: value})
+
+
+def test_an_arm_has_a_bound_for_every_joint():
+    with pytest.raises(ValueError, match=r"limits\.high has 1 numbers for 2 joints"):
+        Arm(2, ArmLimits(high=(1.0,)))
+    with pytest.raises(ValueError, match=r"limits\.low must be numbers"):
+        ArmLimits(low=(math.nan,))
