@@ -15,6 +15,8 @@ from fastloop.deploy.transport.base import Sample
 
 __all__ = ["Held", "Inputs", "Make", "Snapshot", "Topic"]
 
+CLOSE_S = 0.01  # between two states that are kept: so they reach far back at any rate
+
 Make = Callable[[Any], Any]
 """Of a decoded message, what a policy reads; equal ones make the same."""
 
@@ -119,7 +121,7 @@ class Inputs:
         state: name of the topic whose values are `State`s; it must be eager.
         max_skew_s: largest difference of stamps in a snapshot.
         future_s: how far a stamp may lie in the future, as clocks differ.
-        states: measured states kept.
+        states: measured states kept; of those that come closer than `CLOSE_S`, fewer.
     """
 
     topics: Sequence[Topic]
@@ -127,7 +129,7 @@ class Inputs:
     state: str
     max_skew_s: float = 0.2
     future_s: float = 0.05
-    states: int = 256
+    states: int = 1024
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -169,7 +171,7 @@ class Inputs:
                 except Exception:
                     return "bad"
                 if sample.topic == self.state:
-                    self._remember(value)
+                    self._remember(value, topic.max_age_s)
             self._held[sample.topic] = held
         for make in topic.ahead:
             with suppress(Exception):
@@ -185,10 +187,15 @@ class Inputs:
             return ""
         return "duplicate" if new == old else "out of order"
 
-    def _remember(self, state: State) -> None:
-        if self._states and state.time <= self._states[-1].time:
-            self._states.clear()
-        self._states.append(state)
+    def _remember(self, state: State, max_age_s: float | None) -> None:
+        states = self._states
+        if states and state.time <= states[-1].time:
+            if max_age_s is not None and self.clock.now() - state.time > max_age_s:
+                return  # the wall clock was set while it was under way: it was not then
+            states.clear()
+        if len(states) > 1 and state.time - states[-2].time < CLOSE_S:
+            states.pop()
+        states.append(state)
 
     def newest_state(self) -> State | None:
         """The last state that was measured, however old."""
