@@ -89,6 +89,10 @@ class Ladder:
         self.commanded: Motion | None = None
         self.spare: Motion | None = None
 
+    def forget(self) -> None:
+        """Nobody follows what was planned and commanded any more."""
+        self.plan = self.stopping = self.commanded = None
+
     def accept(
         self, motion: Motion, *, observed: float, variant: str, state: State, t: float
     ) -> str:
@@ -161,10 +165,10 @@ class Ladder:
     def prepare(self, t: float, state: State) -> Motion:
         """Compute the last rung as it would go out at `t`, and the stop of the plan in execution,
         before they are needed."""
-        along = None
-        if self.plan is not None:
-            along, _ = self.plan.motion, self.plan.stop
+        along = None if self.plan is None else self.plan.motion
         self.spare = self.body.hard_stop(self._start(t, state), t, along)
+        if self.plan is not None:
+            _ = self.plan.stop
         return self.spare
 
     def last_resort(self, t: float, why: str) -> Choice | None:

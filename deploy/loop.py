@@ -113,6 +113,7 @@ class Loop:
         self.last_trace = ""
         self.last_outcome: Outcome | None = None
         self._forget()
+        self._began = 0.0  # monotonic s since which plans count
         self._installed: int | None = None  # slot in which the plan in execution was
         self.given_up = 0
         self._state: State | None = None
@@ -128,8 +129,9 @@ class Loop:
         """Begin anew after a pause, in which others have driven: what was seen and planned before
         it counts no longer, nor does the stop with which it began."""
         self._forget()
+        self._began = self.clock.now()
         self._installed = None
-        self.ladder.plan = self.ladder.stopping = None
+        self.ladder.forget()
 
     def ready(self) -> str:
         """Why the first tick cannot have a valid message yet; empty when it can."""
@@ -246,6 +248,8 @@ class Loop:
     def _take(self, outcome: Outcome, slot: int, t: float) -> str:
         """Put a plan into execution; why not."""
         job, self.last_outcome = outcome.job, outcome
+        if job.submitted < self._began:
+            return "the plan is from before a pause"
         self.stages.record("queue", outcome.began - job.submitted)
         if outcome.planned is None:
             self.counts["failed"] += 1

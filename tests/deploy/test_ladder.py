@@ -1,9 +1,10 @@
 """Rungs are computed before they are needed."""
 
 import numpy as np
+import pytest
 
 from fastloop.deploy.ladder import STOP, Ladder
-from fastloop.deploy.motion import Motion, State
+from fastloop.deploy.motion import SPEED, Motion, State
 from fastloop.deploy.vehicle import Vehicle
 
 
@@ -38,3 +39,16 @@ def test_a_stop_is_ready_when_the_tick_comes_that_needs_it():
     leave = ladder.plan.leave_by
     choice = ladder.choose(leave + 0.05, state, fresh=False, why="late")
     assert (choice.rung, body.stops) == (STOP, 1)
+
+
+def test_the_last_rung_is_prepared_even_where_the_stop_cannot_be():
+    class Broken(Counted):
+        def comfort_stop(self, motion, t):
+            raise ZeroDivisionError
+
+    ladder = Ladder(Broken(), period_s=0.1)
+    state = State(0.0, np.array([0.0, 0.0, 0.0, 8.0, 0.0]), np.zeros(1))
+    ladder.accept(straight(0), observed=0, variant="", state=state, t=0)
+    with pytest.raises(ZeroDivisionError):
+        ladder.prepare(0.05, state)
+    assert ladder.last_resort(0.1, "broken").motion.points[-1, SPEED] == 0

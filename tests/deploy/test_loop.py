@@ -325,3 +325,38 @@ def test_after_a_very_long_stall_history_begins_anew(rig, arm):
     machine.ticks(2)
     assert machine.jobs[-1].fresh
     assert machine.ticks(12)[-1].rung == 0
+
+
+def moved_by_others(machine):
+    """Deactivated, driven 100 m away within a second, and activated again."""
+    machine.loop.stop(machine.schedule.slot, machine.clock.now(), "deactivated")
+    machine.clock.advance(1.0)
+    machine.point = machine.point + np.array([100.0, 0, 0, 0, 0])
+    machine.loop.forget()
+    machine.schedule = None
+
+
+def test_after_a_pause_nothing_is_known_of_where_it_was_commanded_to(rig):
+    machine = rig()
+    machine.ticks(5)
+    moved_by_others(machine)
+    machine.start()
+    machine.deaf = True
+    machine.clock.advance(0.5)  # before anything is commanded
+    assert machine.tick().actions[0, 0] > 100
+
+
+def test_a_plan_from_before_a_pause_is_not_followed(rig):
+    machine = rig()
+    machine.ticks(5)
+    machine.latency = 0.9
+    before = machine.tick()
+    accepted = machine.loop.counts["plans"]
+    machine.loop.forget()
+    machine.clock.advance(0.85)
+    machine.point = machine.point + np.array([6.8, 0, 0, 0, 0])  # where that plan would be
+    machine.schedule = None
+    machine.start()
+    assert machine.tick().rung == 3
+    assert machine.loop.counts["plans"] == accepted
+    assert before.rung < 2
