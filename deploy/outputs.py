@@ -91,9 +91,11 @@ class PlanSender:
         self, topic: str, kind: str, publisher: Publisher, message: Any, stamp_ns: int
     ) -> None:
         data = self.messages.encode(message)
-        if self._tap is not None:
-            self._tap(Sample(topic, kind, data, stamp_ns, stamp_ns))
-        publisher.send(data, stamp_ns)
+        try:
+            publisher.send(data, stamp_ns)
+        finally:  # who listens in must not keep it from going out
+            if self._tap is not None:
+                self._tap(Sample(topic, kind, data, stamp_ns, stamp_ns))
 
     def _message(self, kind: str, motion: Motion, stamp_ns: int) -> Any:
         times, points = motion.times - motion.times[0], motion.points

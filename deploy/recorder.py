@@ -16,6 +16,8 @@ from fastloop.deploy.transport.base import Sample
 
 __all__ = ["Recorder"]
 
+WAITING = 4  # recordings that may wait for the disk
+
 
 class Recorder:
     """Keeps samples in memory; a thread of its own writes them to MCAP when asked.
@@ -79,6 +81,8 @@ class Recorder:
         now = self.clock.now()
         with self._lock:
             if self._asked_at is not None and now < self._asked_at + self.seconds:
+                return False
+            if self._work.qsize() >= WAITING:  # a disk that hangs must not fill the memory
                 return False
             self._asked_at = now
             kept = [sample for _, sample in self._ring]

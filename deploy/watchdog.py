@@ -86,8 +86,12 @@ class Watchdog:
             ours.send(json.dumps(self.told).encode())
             ready = ours.recv(16)
         except OSError as error:
+            ours.close()
+            self.process.kill()  # one that nobody talks to must not count as alive
+            self.process.wait()
             raise OSError(f"the watchdog is not there after {timeout_s:g} s: {error}") from error
         if ready != b"ready":
+            ours.close()
             raise OSError(f"the watchdog ended with exit code {self.process.wait()}")
         ours.setblocking(False)
         self._socket = ours

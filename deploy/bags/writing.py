@@ -51,10 +51,11 @@ class BagWriter:
             OSError: when it cannot be written.
         """
         stamp = sample.received_ns if sample.stamp_ns is None else sample.stamp_ns
+        # A header may hold anything, and what is below 0 the format does not have.
         self._writer.add_message(
             self._channel(sample.topic, sample.type),
-            log_time=sample.received_ns,
-            publish_time=stamp,
+            log_time=max(0, sample.received_ns),
+            publish_time=max(0, stamp),
             data=sample.data,
         )
 

@@ -8,7 +8,7 @@ import pytest
 from fastloop.deploy.bags.reading import read_bag
 from fastloop.deploy.clock import VirtualClock
 from fastloop.deploy.messages import Messages
-from fastloop.deploy.recorder import Recorder
+from fastloop.deploy.recorder import WAITING, Recorder
 from fastloop.deploy.transport.base import Sample
 
 pytest.importorskip("mcap", reason="recordings are written by it (extra ros)")
@@ -138,3 +138,25 @@ def test_many_threads_may_add(tmp_path, messages):
         thread.join()
     recorder.save("a")
     assert numbers(recorder) == [[1] * 2000]
+
+
+def test_a_stamp_before_1970_costs_nothing(tmp_path, messages):
+    recorder = Recorder(tmp_path, messages)
+    odd = sample(messages, 1)
+    recorder.add(Sample(odd.topic, odd.type, odd.data, -5_000_000_000, odd.received_ns))
+    recorder.add(sample(messages, 2))
+    recorder.save("a")
+    assert numbers(recorder) == [[None, 2]]
+    assert recorder.faults() == []
+
+
+def test_a_disk_that_hangs_does_not_fill_the_memory(tmp_path, messages, monkeypatch):
+    clock, go = VirtualClock(), threading.Event()
+    recorder = Recorder(tmp_path, messages, seconds=1, clock=clock)
+    monkeypatch.setattr(recorder, "_write", lambda *work: go.wait(30))
+    taken = []
+    for _ in range(20):
+        taken.append(recorder.save("again"))
+        clock.advance(2)
+    go.set()
+    assert 0 < sum(taken) <= WAITING + 1

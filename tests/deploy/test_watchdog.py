@@ -181,3 +181,16 @@ def test_a_beat_never_waits_for_a_process_that_is_stuck():
     for tick in range(5000):
         dog.beat(tick, MOTION)
     assert dog.dropped > 0
+
+
+def test_one_that_does_not_answer_is_ended(monkeypatch):
+    """Else it would count as alive, and nobody would beat it."""
+    never = [sys.executable, "-c", "import time; time.sleep(60)"]
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        watchdog.subprocess, "Popen", lambda command, **settings: start(never, **settings)
+    )
+    dog = watchdog.Watchdog(0.1, {})
+    with pytest.raises(OSError, match=r"not there after 0\.05 s"):
+        dog.start(timeout_s=0.05)
+    assert not dog.alive()
