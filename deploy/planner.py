@@ -160,7 +160,10 @@ class SessionPlanner:
                 whole = torch.full(action.shape, event.overridden, dtype=torch.bool)
                 self.session.histories[0].acted(action, overridden=whole)
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:  # it holds this frame, which holds the pictures: no circle for the collector
+                failure = None
 
     def read(self, snapshot: Snapshot) -> dict[str, Any]:
         """The policy's inputs.

@@ -1,12 +1,15 @@
 """What plans beside the loop has lived through the same ticks as the loop."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastloop.deploy.inputs import Snapshot
+from fastloop.deploy.inputs import Held, Snapshot
 from fastloop.deploy.motion import State
 from fastloop.deploy.planner import SessionPlanner
 from fastloop.deploy.readers import ego_heading, ego_states
@@ -84,6 +87,20 @@ def test_a_frame_that_cannot_be_read_is_the_one_before_and_the_newest_is_an_erro
     history = policy.seen[-1][0]
     assert history[KEY][0, :, 0].tolist() == [7, 8]
     assert history.ticks.tolist() == [4]  # no tick was lost
+
+
+def test_what_cannot_be_read_is_let_go_at_once():
+    """A camera may send garbage for hours, and the loop collects none while it is busy."""
+    planner, held = make(Counting()), Held(0, 0.0, 0.0, 0)
+    gone = weakref.ref(held)
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="truncated"):
+            planner(job(Observed(Snapshot({"/camera": held}, (state(-1),)))))
+        del held
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_fresh_start_forgets():
