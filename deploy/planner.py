@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -155,10 +156,14 @@ class SessionPlanner:
                 self.session.histories[0].done = self.tick + late
                 self.session.install(0, self.actions, late=late)
                 self.begun = True
-            elif isinstance(event, Acted) and self.begun:
+            elif isinstance(event, Acted) and self.begun and self.actions is not None:
                 action = self.session.chunks[0].next()
                 whole = torch.full(action.shape, event.overridden, dtype=torch.bool)
-                self.session.histories[0].acted(action, overridden=whole)
+                history = self.session.histories[0]
+                history.acted(action, overridden=whole)
+                if event.overridden and history.underway is not None:
+                    # Nobody follows it: what goes on from it would begin where nothing is.
+                    history.underway = replace(history.underway, actions=self.actions[:0])
         if failure is not None:
             try:
                 raise failure

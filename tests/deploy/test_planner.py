@@ -136,6 +136,19 @@ def test_the_plan_under_way_is_what_is_executed_next(late):
     assert said[0, :, 0].tolist() == [now, now + 1 if now < 3 else 0]
 
 
+def test_a_plan_that_nobody_follows_is_not_under_way():
+    policy = Counting()
+    planner = make(policy)
+    planner(job(seen(0)))
+    planner(job(Installed(0), Acted(True), seen(0)))  # the machine stands and holds
+    assert not underway(policy.seen[-1][0], 2, 1)[1].any()
+    planner(job(Installed(0), Acted(False), seen(1)))
+    said, told = underway(policy.seen[-1][0], 2, 1)
+    assert told.all()
+    assert said[0, :, 0].tolist() == [1, 2]
+    assert policy.seen[-1][0].underway[0].delays == (0,)
+
+
 def test_an_ensemble_is_executed_as_it_averages():
     planner = make(Counting(1), chunking=TemporalEnsemble(decay=0.0))
     planner(job(seen(0)))
