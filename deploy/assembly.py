@@ -13,7 +13,7 @@ from fastloop.deploy.bodies import Body
 from fastloop.deploy.clock import Clock, VirtualClock
 from fastloop.deploy.config import DeployConfig, InputConfig
 from fastloop.deploy.conversions.joints import arm_state
-from fastloop.deploy.conversions.odometry import vehicle_state
+from fastloop.deploy.conversions.odometry import check_frame, vehicle_state
 from fastloop.deploy.gate import ArmLimits, VehicleLimits
 from fastloop.deploy.health.stages import Stages
 from fastloop.deploy.inputs import Inputs, Topic
@@ -183,11 +183,15 @@ def _topics(
     def state(sample: Sample, time: float) -> State:
         message = messages.decode(sample.type, sample.data)
         if config.body == "vehicle":
+            check_frame(message, config.frame)
             return vehicle_state(message, time=time)
         return arm_state(message, config.joints, time=time)
 
     def message(sample: Sample, time: float) -> Any:
-        return messages.decode(sample.type, sample.data)
+        decoded = messages.decode(sample.type, sample.data)
+        if sample.type == "nav_msgs/msg/Path":
+            check_frame(decoded, config.frame)
+        return decoded
 
     topics = [Topic(config.state.topic, config.state.type, state, config.state.max_age_s, True)]
     for given in config.inputs.values():

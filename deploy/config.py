@@ -90,7 +90,7 @@ class DeployConfig:
         state: odometry of a vehicle, joint states of an arm.
         inputs: observation key to the topic that fills it; one that names no topic reads `state`.
         outputs: topic to type of what is published.
-        frame: of a vehicle's plans.
+        frame: of a vehicle's plans, and of the odometry and the route that they follow.
         joints: of an arm, in the policy's order.
         wheelbase_m: tells the angle of the front wheels; 0 for none.
         plan_hz, waypoints: of a vehicle's plans, where the policy does not say itself.
@@ -124,7 +124,7 @@ class DeployConfig:
     state: InputConfig = field(default_factory=InputConfig)
     inputs: dict[str, InputConfig] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
-    frame: str = "map"
+    frame: str = "odom"
     joints: list[str] = field(default_factory=list)
     wheelbase_m: float = 0.0
     plan_hz: float = 4.0

@@ -142,6 +142,7 @@ class Inputs:
         self._held: dict[str, Held] = {}
         self._states: deque[State] = deque(maxlen=self.states)
         self._lock = threading.Lock()
+        self.faults: dict[str, str] = {}  # topic to what is wrong with its last message
 
     def offer(self, sample: Sample) -> str:
         """Take a message or drop it; returns why it was dropped, in a word that is also counted
@@ -168,8 +169,10 @@ class Inputs:
             if topic.eager:
                 try:
                     value = held.value
-                except Exception:
+                except Exception as error:
+                    self.faults[sample.topic] = str(error)
                     return "bad"
+                self.faults.pop(sample.topic, None)
                 if sample.topic == self.state:
                     self._remember(value, topic.max_age_s)
             self._held[sample.topic] = held
@@ -197,6 +200,11 @@ class Inputs:
             states.pop()
         states.append(state)
 
+    def missing(self, topic: str) -> str:
+        """That nothing has come yet, or nothing that can be taken."""
+        fault = self.faults.get(topic, "")
+        return f"no message on {topic} yet" + (f" that can be taken: {fault}" if fault else "")
+
     def newest_state(self) -> State | None:
         """The last state that was measured, however old."""
         with self._lock:
@@ -210,7 +218,7 @@ class Inputs:
         times = []
         for topic in self.topics:
             if topic.name not in held:
-                return f"no message on {topic.name} yet"
+                return self.missing(topic.name)
             if topic.max_age_s is not None:
                 times.append(held[topic.name].time)
                 if (age := now - times[-1]) > topic.max_age_s:

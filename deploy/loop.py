@@ -137,7 +137,7 @@ class Loop:
         """Why the first tick cannot have a valid message yet; empty when it can."""
         state = self.inputs.newest_state()
         if state is None:
-            return f"no state on {self.inputs.state} yet"
+            return self.inputs.missing(self.inputs.state)
         now = self.clock.now()
         if now - state.time > self.ladder.state_age_s:
             return f"the state on {self.inputs.state} is {now - state.time:.2f} s old"

@@ -20,13 +20,14 @@ from fastloop.deploy.loop import Loop, Published
 from fastloop.deploy.motion import Motion
 from fastloop.deploy.schedule import Schedule
 from fastloop.deploy.systemd import Systemd
-from fastloop.deploy.transport.base import SENSOR, Sample, Transport
+from fastloop.deploy.transport.base import LATCHED, SENSOR, Sample, Transport
 from fastloop.deploy.watchdog import Watchdog
 
 __all__ = ["Listener", "Node", "NodeSender"]
 
 POLL_S = 0.02  # while it waits for weights or for the first state
 REPORT_S = 1.0
+COLLECT_S = 10.0
 FINISHED = -1  # in the place of a signal's number
 
 
@@ -118,9 +119,12 @@ class Node:
         self.trace = ""
         self.waiting = ""
         self.unsent = 0
+        self.mute = ""  # why the last plan could not be sent
+        self.fell = False
         self.last: Published | None = None
         self._stop = 0
         self._listening = False
+        self._collected = clock.now()
         self._reported: tuple[float, tuple[object, ...]] = (-1e9, ())
 
     def finish(self) -> None:
@@ -158,6 +162,9 @@ class Node:
                 self._report()
                 self.clock.sleep_until(self.clock.now() + POLL_S)
             return 130 * (self._stop == signal.SIGINT)
+        except BaseException:
+            self.fell = True
+            raise
         finally:
             self._shut_down()
             for number, handler in before.items():
@@ -224,7 +231,9 @@ class Node:
         assert loop is not None
         if not self._listening:
             for topic in loop.inputs.topics:
-                self.transport.subscribe(topic.name, topic.type, self._received, SENSOR)
+                # What is said once may have been said before.
+                qos = LATCHED if topic.max_age_s is None else SENSOR
+                self.transport.subscribe(topic.name, topic.type, self._received, qos)
             self._listening = True
         loop.forget()
         self.lifecycle.go("activate")
@@ -305,22 +314,37 @@ class Node:
         began = time.perf_counter()
         try:
             self.sender.send(Motion(published.times, published.actions), published.stamp_ns)
+            self.mute = ""
         except Exception as error:
             self._not_sent(error)
+            self.mute = self.error
         assert self.loop is not None
         self.loop.stages.record("publish", time.perf_counter() - began)
         self.last = published
 
     def _idle(self, loop: Loop, following: float) -> None:
-        """What a tick does when its message is out."""
+        """What a tick does when its message is out. One that is not is no sign of life: others hear
+        the watchdog then."""
+        assert self.last is not None
         motion = loop.prepare(following)
-        if self.watchdog is not None and motion is not None and self.last is not None:
+        if self.watchdog is not None and motion is not None and not self.mute:
             self.watchdog.beat(self.last.tick, motion)
         for listener in self.listeners:
-            assert self.last is not None
-            listener.published(self.last)
+            try:
+                listener.published(self.last)
+            except Exception as error:  # who listens in must not end the drive
+                self.error = f"{type(error).__name__}: {error}"
         self._report()
-        if self.quiet_gc and following - self.clock.now() > loop.config.period_s / 2:
+        if self.quiet_gc:
+            self._collect(following - self.clock.now() > loop.config.period_s / 2)
+
+    def _collect(self, idle: bool) -> None:
+        """Young garbage when there is time, and all of it now and then, time or not."""
+        now = self.clock.now()
+        if now - self._collected >= COLLECT_S:
+            self._collected = now
+            gc.collect()
+        elif idle:
             gc.collect(0)
 
     def _went(self, transition: str, before: str, after: str) -> None:
@@ -357,7 +381,7 @@ class Node:
         self._report(force=True)
         self._share_gc()
         if self.watchdog is not None:
-            self.watchdog.close()
+            self.watchdog.close(takes_over=self.fell)
         if self.loop is not None:
             self.loop.worker.close()
         self.transport.close()

@@ -48,7 +48,7 @@ class PlanSender:
         *,
         name: str,
         outputs: Mapping[str, str],
-        frame: str = "map",
+        frame: str = "odom",
         joints: Sequence[str] = (),
         wheelbase_m: float = 0.0,
         period_s: float = 0.1,

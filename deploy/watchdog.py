@@ -110,13 +110,19 @@ class Watchdog:
         """The node does not publish for now and means it."""
         self._send(REST)
 
-    def close(self) -> None:
-        """The node ends and means it; so does the process."""
-        self._send(BYE)
+    def close(self, *, takes_over: bool = False) -> None:
+        """The node ends and means it; so does the process.
+
+        Args:
+            takes_over: the node ends otherwise than it meant to: the process brings the machine to
+                rest first, and lives on for that.
+        """
+        if not takes_over:
+            self._send(BYE)
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if self.process is not None:
+        if self.process is not None and not takes_over:
             try:
                 self.process.wait(1.0)
             except subprocess.TimeoutExpired:

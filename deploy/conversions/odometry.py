@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from fastloop.deploy.messages import BadMessage, Messages
 from fastloop.deploy.motion import State
 
-__all__ = ["make_odometry", "pose", "vehicle_state"]
+__all__ = ["check_frame", "make_odometry", "pose", "vehicle_state"]
+
+
+def check_frame(message: Any, frame: str) -> None:
+    """Raises: BadMessage, for a message whose header names another frame than that of the plans;
+    one that names none is believed."""
+    found = message.header.frame_id
+    if found and found != frame:
+        raise BadMessage(
+            f"it is in the frame {found!r}, plans go out in {frame!r}: say deploy.frame={found}"
+        )
 
 
 def vehicle_state(message: Any, *, time: float, acceleration: float = 0.0) -> State:

@@ -84,6 +84,8 @@ def _level(node: Node, state: str, rung: int) -> tuple[int, str]:
     assert node.last is not None or rung < 0
     if node.watchdog is not None and not node.watchdog.alive():
         return ERROR, "the watchdog is gone"
+    if node.mute:
+        return ERROR, f"plans do not go out: {node.mute}"
     if rung <= 0:
         return OK, "fresh plans" if rung == 0 else "active"
     reason = node.last.reason if node.last is not None else ""

@@ -284,7 +284,7 @@ def test_a_stop_that_is_asked_for_ends_at_rest(rig, valid, arm):
 
 def test_no_tick_before_a_state(rig):
     machine = rig()
-    assert machine.loop.ready() == "no state on /state yet"
+    assert machine.loop.ready() == "no message on /state yet"
     with pytest.raises(RuntimeError, match="wait until ready"):
         machine.loop.tick(0, 0.0)
 

@@ -86,9 +86,9 @@ def test_it_waits_for_a_state_then_publishes_every_tick():
     assert len(world.plans) == 21  # the last one ends at rest
     assert world.plans[-1].points[-1].longitudinal_velocity_mps == 0
     assert world.plans[3].points[0].longitudinal_velocity_mps == pytest.approx(5.0)
-    assert world.plans[3].header.frame_id == "map"
+    assert world.plans[3].header.frame_id == "odom"
     messages = [one.message for one in world.health]
-    assert "no state on /odometry yet" in messages
+    assert "no message on /odometry yet" in messages
     assert "fresh plans" in messages
     assert messages[-1] == "finalized"
 

@@ -156,7 +156,7 @@ def test_the_watchdog_rests_while_it_is_inactive():
         def rest(self):
             self.told += ("rest",)
 
-        def close(self):
+        def close(self, *, takes_over=False):
             self.told += ("close",)
 
     world = Managed(autostart=True)
