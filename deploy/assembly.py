@@ -121,6 +121,13 @@ def make_loop(
         budget_s=config.budget_ms / 1e3,
         hang_s=config.hang_s,
     )
+    followed = loop.plan_every * period
+    if followed > config.max_plan_age_s + 1e-9:
+        raise ValueError(
+            f"a plan is followed for {loop.plan_every} ticks, {followed:g} s, and may be "
+            f"{config.max_plan_age_s:g} s old: raise deploy.max_plan_age_s, or say "
+            "deploy.plan_every to plan sooner"
+        )
     ladder = Ladder(
         body, period_s=period, max_plan_age_s=config.max_plan_age_s,
         recover_after=config.recover_after, state_age_s=config.state.max_age_s or 0.3,

@@ -210,6 +210,7 @@ def test_a_transport_that_is_down_for_a_while_silences_nothing_for_good():
         ({"chunking": "ensemble"}, "have: receding"),
         ({"inputs": {}}, "the policy reads .*which no topic gives"),
         ({"deadline_ms": 5.0}, "epsilon_s < deadline_s"),
+        ({"plan_every": 11}, r"11 ticks, 1\.1 s, and may be 1 s old"),
     ],
 )
 def test_what_does_not_fit_is_said(changes, words):
