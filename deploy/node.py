@@ -229,6 +229,8 @@ class Node:
         """Listen, and wait for the first state; whether it came before a stop."""
         loop = self.loop
         assert loop is not None
+        if self.quiet_gc:
+            gc.collect()  # before there is a state to grow old meanwhile
         if not self._listening:
             for topic in loop.inputs.topics:
                 # What is said once may have been said before.
@@ -260,7 +262,6 @@ class Node:
         assert loop is not None
         period = loop.config.period_s
         if self.quiet_gc:
-            gc.collect()
             gc.freeze()
             gc.disable()
         if self.schedule is None:

@@ -163,3 +163,23 @@ def test_a_state_in_another_frame_is_no_state(frame, drives):
     assert (len(world.plans) > 1) == drives
     words = "no message on /odometry yet that can be taken: it is in the frame 'map', plans go"
     assert any(one.message.startswith(words) for one in world.health) != drives
+
+
+def test_a_large_heap_is_gone_through_before_there_is_a_state_to_grow_old(monkeypatch):
+    """Going through a large one takes seconds, in which messages lie about."""
+    world, order = World(), []
+    world.node.quiet_gc = True
+    subscribe = world.node.transport.subscribe
+
+    def heard(*given):
+        order.append("listens")
+        subscribe(*given)
+
+    def collect(generation=2):
+        if world.node.last is None:
+            order.append(f"collects {generation}")
+
+    world.node.transport.subscribe = heard
+    monkeypatch.setattr(gc, "collect", collect)
+    world.node.run(ticks=3)
+    assert order == ["collects 2", "listens"]
