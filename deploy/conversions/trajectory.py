@@ -97,5 +97,9 @@ def _rates(values: NDArray[np.float64], times: Floats) -> NDArray[np.float64]:
     """How fast `values` (T, ...) change, per second."""
     if len(times) < 2:
         return np.zeros_like(values)
-    rates: NDArray[np.float64] = np.gradient(values, times, axis=0)
+    dt = np.diff(times).reshape(-1, *[1] * (values.ndim - 1))
+    slopes = np.diff(values, axis=0) / dt
+    # As np.gradient, in a third of its time: this is done in every tick.
+    inner = (slopes[:-1] * dt[1:] + slopes[1:] * dt[:-1]) / (dt[1:] + dt[:-1])
+    rates: NDArray[np.float64] = np.concatenate([slopes[:1], inner, slopes[-1:]])
     return rates

@@ -19,8 +19,8 @@ SLICES = 6
 class Histogram:
     """Samples of the whole run and of its last minute.
 
-    A quantile is the upper bound of its bucket, at most 19 % above the sample, and never above the
-    largest. One thread may record; any may read.
+    A quantile is taken as if samples lay evenly in their bucket, as Prometheus does, at most 19 %
+    from the sample, and is never above the largest. One thread may record; any may read.
 
     Args:
         now: monotonic s.
@@ -63,7 +63,11 @@ class Histogram:
         for place, count in enumerate(counts):
             below += count
             if count and below >= rank:
-                return min(self.largest, BOUNDS[place] if place < len(BOUNDS) else math.inf)
+                if place == len(BOUNDS):
+                    break
+                low, high = (BOUNDS[place - 1] if place else 0.0), BOUNDS[place]
+                inside = 1 - (below - rank) / count
+                return min(self.largest, low + inside * (high - low))
         return self.largest
 
     def _recent(self) -> list[int]:

@@ -141,6 +141,15 @@ def test_a_plan_as_arms_have_it():
     assert len(joint_trajectory(MESSAGES, TIMES[:1], points[:1], 7, "ab").points) == 1
 
 
+@pytest.mark.parametrize("moments", [2, 3, 7])
+def test_velocities_are_those_of_numpys_gradient(moments):
+    rng = np.random.default_rng(moments)
+    times, points = np.cumsum(rng.uniform(0.1, 1, moments)), rng.normal(size=(moments, 3))
+    message = sent(joint_trajectory(MESSAGES, times, points, 7, ["a", "b", "c"]))
+    found = [point.velocities for point in message.points]
+    np.testing.assert_allclose(found, np.gradient(points, times, axis=0))
+
+
 def test_what_a_node_says_of_itself():
     status = Status(
         "loop", Level.ERROR, "CUDA out of memory", {"lateness_p99_ms": 1.23456789, "n": 5}
