@@ -55,3 +55,26 @@ def tiny_spec():
     return ModelSpec(
         Regime.CAUSAL_CONTEXT, vocab=128, mask_id=MASK, stop_id=STOP, null_id=NULL, block_size=4
     )
+
+
+@pytest.fixture
+def assert_alike():
+    """That two losses of a network are the same, and so is what each of its weights learns."""
+
+    def gradients(network, loss):
+        network.zero_grad()
+        loss.backward()
+        named = network.named_parameters()
+        return {name: weight.grad.clone() for name, weight in named if weight.grad is not None}
+
+    def check(network, loss, expected):
+        torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
+        ours, theirs = gradients(network, loss), gradients(network, expected)
+        assert set(ours) == set(theirs)
+        assert any("visual" in name for name in ours)
+        for name, gradient in ours.items():
+            # Norms compute in float32 whatever they are given.
+            scale = float(theirs[name].abs().max())
+            torch.testing.assert_close(gradient, theirs[name], rtol=0, atol=2e-6 * scale)
+
+    return check
