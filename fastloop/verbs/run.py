@@ -27,8 +27,8 @@ def run(config: RunVerbConfig, *, listening: Callable[[], None] = lambda: None) 
         listening: called once, when the node hears what is sent.
 
     Returns:
-        0 after SIGTERM or the end of the drive, 1 when the policy cannot be loaded, 130 after
-        Ctrl-C.
+        0 after SIGTERM or the end of the drive, 1 when the policy cannot be loaded or a recorded
+        drive moved it to nothing, 130 after Ctrl-C.
     """
     if config.duration_s is not None and config.duration_s <= 0:
         raise ValueError(f"duration_s must be positive seconds, got {config.duration_s}")
@@ -54,6 +54,8 @@ def run(config: RunVerbConfig, *, listening: Callable[[], None] = lambda: None) 
         code = deployment.run(ticks)
     finally:
         end_metrics()
+    if code == 0 and node.loop and deployment.replay and not node.loop.rungs.total():
+        code, node.error = 1, f"nothing was planned: {node.loop.ready()}"
     if code == 1:
         console.print(node.error, style="red", markup=False, soft_wrap=True)
     write_result(folder, "run", config, node_metrics(node), errors=node.error)
@@ -91,7 +93,7 @@ def node_metrics(node: Node) -> dict[str, dict[str, Any]]:
 
 def _print(node: Node, console: Console) -> None:
     loop = node.loop
-    if loop is None:
+    if loop is None or not loop.rungs.total():
         return
     table = Table("stage", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "n")
     for stage, told in loop.stages.summary().items():

@@ -86,6 +86,14 @@ def test_mistakes_are_said_in_words(bag, tmp_path, capsys, words, told):
     assert told in capsys.readouterr().err
 
 
+def test_a_drive_of_which_nothing_can_be_used_says_why(bag, tmp_path, capsys):
+    words = (f"bag={bag}", "policy=constant_velocity", "deploy.frame=map", f"run_dir={tmp_path}")
+    assert run(*words) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "nothing was planned: no message on" in told
+    assert "say deploy.frame=odom" in told
+
+
 def test_a_policy_that_cannot_be_loaded_is_exit_code_1(bag, tmp_path, capsys):
     assert run(f"bag={bag}", "policy.checkpoint=nobody", f"run_dir={tmp_path}") == 1
     assert "no policy of that name" in capsys.readouterr().out
