@@ -65,7 +65,13 @@ def make_reader(reads: str, topic: str, shape: Sequence[int], dtype: str, plan_h
 
 
 def make_picture(shape: Sequence[int], dtype: str) -> Picture:
-    """What makes a picture (3, H, W) of `dtype`."""
+    """What makes a picture (3, H, W) of `dtype`.
+
+    Raises:
+        ValueError: for any other shape.
+    """
+    if len(shape) != 3 or shape[0] != 3:
+        raise ValueError(f"a picture is (3, H, W), the policy reads {tuple(shape)}")
     return Picture((shape[1], shape[2]), dtype)
 
 

@@ -114,3 +114,10 @@ def test_raw_pictures_are_made_when_they_come(kind, ahead):
     loop = make_loop(config, {"full": policy}, {"full": 1e-3}, Messages(), VirtualClock())
     made = {topic.name: topic.ahead for topic in loop.inputs.topics}
     assert made == {STATE: (), CAMERA: (Picture((4, 8), "uint8"),) * ahead}
+
+
+def test_a_picture_for_what_is_none_is_refused():
+    from fastloop.deploy.readers import make_picture
+
+    with pytest.raises(ValueError, match=r"a picture is \(3, H, W\), the policy reads \(16,\)"):
+        make_picture((16,), "uint8")
