@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from fastloop.datasets.scores.probabilities import auroc
 from fastloop.lessons import Lessons
 from fastloop.policies.cacheflow.folder import save_cacheflow
 from fastloop.policies.cacheflow.forecast import CacheFlow
+from fastloop.policies.cacheflow.frame import frame_of
 from fastloop.policies.cacheflow.model import CacheFlowConfig, CacheFlowModel
 from fastloop.policies.cacheflow.policy import CacheFlowPolicy
 from fastloop.policies.cacheflow.reading import NEAREST, check_inputs, read
@@ -30,7 +31,11 @@ __all__ = ["KIND", "CacheFlowRecipe"]
 KIND = "cacheflow"
 HELD_OUT, CHECKED = 0.1, 512  # share of the samples, the last ones; how many a check looks at
 BEST_OF = 20
+ROWS = 1024  # samples that are read at a time
 ALARM = 0.01  # share of the table that a situation has to be covered by, if training ones are
+
+
+Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class CacheFlowRecipe:
         places = torch.arange(len(windows))
         learned = places % frames < max(1, int((1 - HELD_OUT) * frames))
         held_out = places[learned if learned.all() else ~learned]
-        return self._read(windows.gather(places[learned])), self._read(windows.gather(held_out))
+        return self._read(places[learned]), self._read(held_out)
 
     @cached_property
     def other_side(self) -> Samples | None:
@@ -83,16 +88,20 @@ class CacheFlowRecipe:
         of the road; None where that means nothing, or is learned from."""
         if not self.windows.plans or self.config.mirror:
             return None
-        windows = self.windows.windows
-        first = len(windows) - len(self.parts[1])
-        return self._read(mirrored(windows.gather(torch.arange(first, len(windows)))))
+        frames = len(self.windows.windows)
+        return self._read(torch.arange(frames - len(self.parts[1]), frames), mirrored)
 
-    def _read(self, batch: dict[str, torch.Tensor]) -> Samples:
+    def _read(self, places: torch.Tensor, seen: Callable[[Batch], Batch] = dict) -> Samples:
+        """The samples at some places, as they are `seen`."""
         network, recipe = self.config.network, self.windows
-        future = batch[ACTION][:, network.n_obs_steps - 1 :]
-        if network.relative_to is not None:
-            future = future - batch[network.relative_to][:, -1:]
-        return Samples(future=future, **read(batch, recipe.inputs))
+        parts = []
+        for some in places.split(ROWS):
+            batch = seen(recipe.windows.gather(some))
+            future = batch[ACTION][:, network.n_obs_steps - 1 :]
+            frame = frame_of(network.relative_to, batch)
+            known = read(batch, recipe.inputs, relative_to=network.relative_to)
+            parts.append({"future": frame.relative(future), **known})
+        return Samples(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
     @property
     def samples(self) -> Samples:

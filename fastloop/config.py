@@ -214,6 +214,7 @@ class RecordConfig:
         bursts, burst_every: at most that many of them in an episode, that many ticks apart on
             average.
         student: a policy that drives instead, while the expert says what it would do (DAgger).
+        n_action_steps: ticks until the student plans again; null as it says itself.
         num_workers: processes.
         out: the file; a recording that was stopped is continued.
     """
@@ -227,6 +228,7 @@ class RecordConfig:
     bursts: int = 3
     burst_every: int = 25
     student: str = ""
+    n_action_steps: int | None = None
     num_workers: int = 2
     out: str = MISSING
     run_dir: str | None = None

@@ -14,6 +14,7 @@ from fastloop.datasets.plans import Plans
 from fastloop.datasets.windows import Batches, Windows
 from fastloop.policies.diffusion.model import ACTION
 from fastloop.policies.diffusion.objective import Objective
+from fastloop.policies.diffusion.scene import ROUTE
 from fastloop.policies.driving.whole_plans import waypoint_env
 from fastloop.policies.lags import lags
 from fastloop.policies.spec import EnvSpec, TensorSpec
@@ -96,7 +97,11 @@ class Lessons:
         """
         network, dim = self.config.network, self.world.action.dim
         anchor = network.relative_to
-        fitting = [key for key, spec in self.inputs.items() if spec.shape == (dim,)]
+        fitting = [
+            key
+            for key, spec in self.inputs.items()
+            if spec.shape == (dim,) or (key == ROUTE and self.plans and network.kind == "cacheflow")
+        ]
         if anchor and anchor not in fitting:
             raise ValueError(
                 f"actions of {dim} elements cannot be relative to {anchor}; network.relative_to "

@@ -52,6 +52,7 @@ class Recipe:
         burst_every: ticks between disturbances, on average.
         student: a policy, by name or path, which drives instead, while the expert says what it
             would do there (DAgger, Ross et al. 2011); such an episode is kept however it ends.
+        n_action_steps: ticks until the student plans again; None as it says itself.
     """
 
     sim: SimConfig
@@ -61,6 +62,7 @@ class Recipe:
     bursts: int = 3
     burst_every: int = 25
     student: str = ""
+    n_action_steps: int | None = None
 
 
 def demonstrate(
@@ -283,7 +285,7 @@ def _student(recipe: Recipe, env: EnvSpec) -> Session | None:
     if not recipe.student:
         return None
     torch.set_num_threads(1)  # there are as many processes as is useful
-    policy = load_policy(recipe.student, env=env)
+    policy = load_policy(recipe.student, env=env, n_action_steps=recipe.n_action_steps)
     check_specs(policy.spec, env, policy_name=recipe.student)
     return Session(policy)
 

@@ -36,7 +36,7 @@ def run(config: RecordConfig) -> int:
     parts = _parts(config, out)
     recipe = Recipe(
         SimConfig.from_config(config.sim), config.expert, config.disturb, config.noise,
-        config.bursts, config.burst_every, config.student,
+        config.bursts, config.burst_every, config.student, config.n_action_steps,
     )  # fmt: skip
     attempts = 0
     with bar("recording", config.episodes, console) as advance:

@@ -130,10 +130,12 @@ def _mean_density(table: FlowTable, mixtures: Mixture) -> torch.Tensor:
 
 
 def _metric(model: CacheFlowModel, z: torch.Tensor) -> torch.Tensor:
-    """(d,) how far futures move with each coordinate, in the mean over some of the table."""
+    """(d,) how far futures move with each coordinate, in the mean over some of the table, in the
+    units that the factorization gave their elements."""
     some = z[:: max(1, len(z) // 256)]
     steps = PROBE * torch.eye(z.shape[-1], device=z.device)[:, None]
     moved = (model.futures(some + steps) - model.futures(some - steps)) / (2 * PROBE)
+    moved = moved / model.factorization.unit
     return moved.flatten(2).square().sum(-1).mean(1).sqrt().clamp(min=1e-6)
 
 

@@ -11,6 +11,7 @@ import torch
 from fastloop.accel.report import AccelReport
 from fastloop.policies.base import Budget, Plan
 from fastloop.policies.cacheflow.forecast import CacheFlow
+from fastloop.policies.cacheflow.frame import Frame, frame_of
 from fastloop.policies.cacheflow.reading import check_inputs, read
 from fastloop.policies.history import History
 from fastloop.policies.rng import Rng
@@ -32,7 +33,7 @@ class CacheFlowPolicy:
     Args:
         spec: what it reads and decides; its horizon is that of the futures and the past actions.
         cacheflow: model and table.
-        relative_to: observation whose newest value the actions of a future are relative to; None
+        relative_to: observation that the actions of a future are relative to, see `frame_of`; None
             for actions as they are.
         samples: N, drawn from the cache.
         alarm: coverage (`CacheFlow.coverage`) below which the report says `UNCOVERED`; it says
@@ -82,7 +83,7 @@ class CacheFlowPolicy:
         seen = self.read(history)
         mixture = self.cacheflow.condition(**seen)
         drawn = self.cacheflow.retrieve(mixture, self.samples, rng)
-        candidates = drawn.samples.cpu() + self.anchor(history)
+        candidates = self.frame(history).absolute(drawn.samples.cpu())
         log_prob = drawn.log_prob.cpu()
         flat = (drawn.samples / self.cacheflow.model.factorization.unit).cpu().flatten(2)
         apart = torch.cdist(flat, flat).mean(2)
@@ -112,13 +113,13 @@ class CacheFlowPolicy:
 
     def read(self, history: History) -> dict[str, torch.Tensor]:
         """What `CacheFlow.condition` takes, of B environments."""
-        return read({key: history[key] for key in self.spec.inputs}, self.spec.inputs)
+        seen = {key: history[key] for key in self.spec.inputs}
+        return read(seen, self.spec.inputs, relative_to=self.relative_to)
 
-    def anchor(self, history: History) -> torch.Tensor:
-        """(B, 1, 1, A) what the actions of futures are relative to."""
-        if self.relative_to is None:
-            return torch.zeros(len(history), 1, 1, self.spec.action.dim)
-        return history[self.relative_to][:, -1, None, None].cpu().float()
+    def frame(self, history: History) -> Frame:
+        """In which B environments see the futures, on the CPU."""
+        key = self.relative_to
+        return frame_of(key, {} if key is None else {key: history[key].cpu().float()})
 
     def to(self, device: torch.device | str) -> CacheFlowPolicy:
         """A new policy on another device."""

@@ -51,7 +51,8 @@ class PlanScorer:
                 f"got {actions.shape[2]} of {actions.shape[3]}"
             )
         seen = self.policy.read(_frames(history, lags, spec.lags) if lags else history)
-        relative = actions[:, :, :steps].float() - self.policy.anchor(history).to(actions.device)
+        plans = actions[:, :, :steps].float()
+        relative = self.policy.frame(history).relative(plans.cpu()).to(actions.device)
         return self.policy.cacheflow.log_prob(future=relative, **seen)
 
 

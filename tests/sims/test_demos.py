@@ -305,3 +305,10 @@ def test_a_student_drives_and_the_expert_says_what_it_would_do():
     (led,) = demonstrate(PointMass(), PointMassExpert(), 3, recipe())
     assert led.success
     np.testing.assert_allclose(segment.actions[0], led.actions[0])
+
+
+@pytest.mark.parametrize(("asked", "ticks"), [(None, 2), (7, 7)])
+def test_a_student_plans_as_often_as_asked(asked, ticks):
+    road = SimConfig("fastloop.sims.toy_road.ToyRoad", {})
+    made = Recipe(road, EXPERT, student="constant_velocity", n_action_steps=asked)
+    assert demos._student(made, road.build().env_spec).policy.spec.n_action_steps == ticks
