@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def write(
 
 @os_errors_are_faults()
 def read(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     keys: Iterable[str] | None = None,
     *,
     mask: str | None = None,
@@ -72,7 +72,7 @@ def read(
     `IMAGES_IN_MEMORY`: then they are read when they are asked for.
 
     Args:
-        path: of the HDF5 file.
+        path: of the HDF5 file, or of several, whose demonstrations follow each other.
         keys: observations to read; all when None.
         mask: name under ``mask/`` of a subset, for instance ``train``.
         rows: observation to how many of its frames' first rows are read, where not all are.
@@ -81,6 +81,9 @@ def read(
         DemonstrationError: saying what was expected and what the file holds; also where parts of it
             are links to other files.
     """
+    keys = None if keys is None else list(keys)
+    if not isinstance(path, str | Path):
+        return [one for each in path for one in read(each, keys, mask=mask, rows=rows)]
     path = Path(path)
     if not path.exists():
         raise DemonstrationError(
@@ -92,7 +95,7 @@ def read(
         raise DemonstrationError(f"{path} is no readable HDF5 file ({error})") from error
     with file:
         try:
-            return _read_all(file, None if keys is None else list(keys), mask, path, rows or {})
+            return _read_all(file, keys, mask, path, rows or {})
         except DemonstrationError:
             raise
         except (

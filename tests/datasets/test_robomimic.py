@@ -53,6 +53,19 @@ def test_what_is_written_is_read(lengths: list[int], tmp_path_factory) -> None:
         np.testing.assert_array_equal(theirs.rewards, ours.rewards)
 
 
+def test_several_files_follow_each_other(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / f"{seed}.hdf5", [demonstration(3, seed)], env_args={"env_name": "x"})
+        for seed in (5, 2)
+    ]
+    assert [found.seed for found in read(paths, iter(["observation.state"]))] == [5, 2]
+    assert [set(found.observations) for found in read(paths, iter(["observation.state"]))] == [
+        {"observation.state"}
+    ] * 2
+    with pytest.raises(DemonstrationError, match=r"gone\.hdf5 does not exist"):
+        read([paths[0], tmp_path / "gone.hdf5"])
+
+
 def test_the_layout_is_robomimics(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.hdf5", [demonstration(4), demonstration(3)], env_args={"env_name": "x"}
