@@ -46,6 +46,7 @@ TASKS = {
         "decode": "bench_decode",
         "train": "bench_train",
         "forecast": "bench_forecast",
+        "plans": "bench_plans",
         "window": "bench_window",
         "vehicle": "bench_vehicle",
         "server": "bench_server",

@@ -6,6 +6,7 @@ from hydra.core.config_store import ConfigStore
 
 from fastloop.bench.config import BenchConfig, DecodeBenchConfig, TrainBenchConfig
 from fastloop.bench.forecast.config import ForecastBenchConfig
+from fastloop.bench.plans.config import PlansBenchConfig
 from fastloop.bench.server.config import ServerBenchConfig
 from fastloop.bench.vehicle.config import VehicleBenchConfig
 from fastloop.bench.window.config import WindowBenchConfig
@@ -37,6 +38,7 @@ SCHEMAS = {
 TASK_SCHEMAS = {
     "bench_decode": DecodeBenchConfig,
     "bench_forecast": ForecastBenchConfig,
+    "bench_plans": PlansBenchConfig,
     "bench_server": ServerBenchConfig,
     "bench_train": TrainBenchConfig,
     "bench_window": WindowBenchConfig,

@@ -1,5 +1,6 @@
 """`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success; and
-`decode`, `forecast`, `server`, `train`, `vehicle` and `window`: see the modules of these names."""
+`decode`, `forecast`, `plans`, `server`, `train`, `vehicle` and `window`: see the modules of these
+names."""
 
 from __future__ import annotations
 
@@ -21,6 +22,8 @@ from fastloop.bench.forecast import run as forecast
 from fastloop.bench.forecast.config import ForecastBenchConfig
 from fastloop.bench.page import render_bench
 from fastloop.bench.parity import measure_parity
+from fastloop.bench.plans import run as plans
+from fastloop.bench.plans.config import PlansBenchConfig
 from fastloop.bench.report import print_tables
 from fastloop.bench.server import run as server
 from fastloop.bench.server.config import ServerBenchConfig
@@ -43,7 +46,7 @@ WATCHED_PLANS = 5
 
 Config = (
     BenchConfig | DecodeBenchConfig | TrainBenchConfig | ForecastBenchConfig | WindowBenchConfig
-    | VehicleBenchConfig | ServerBenchConfig
+    | VehicleBenchConfig | ServerBenchConfig | PlansBenchConfig
 )  # fmt: skip
 
 
@@ -59,6 +62,8 @@ def run(config: Config) -> int:
         return training.run(config)
     if isinstance(config, ForecastBenchConfig):
         return forecast.run(config)
+    if isinstance(config, PlansBenchConfig):
+        return plans.run(config)
     if isinstance(config, WindowBenchConfig):
         return window.run(config)
     if isinstance(config, VehicleBenchConfig):

@@ -23,7 +23,7 @@ from fastloop.datasets.trajectories import Trajectories
 from fastloop.policies.rng import Rng
 from fastloop.sims.stats import Interval
 
-__all__ = ["CHOICE", "UNITS", "Scores", "event_intervals", "intervals", "score"]
+__all__ = ["CHOICE", "UNITS", "Scores", "bootstrap", "event_intervals", "intervals", "score"]
 
 UNITS = {
     "min_ade": "m", "min_fde": "m", "sample_ade": "m", "sample_fde": "m", "apd": "m",
@@ -144,11 +144,11 @@ def event_intervals(scores: Scores, groups: NDArray[np.str_]) -> dict[str, Inter
     for name, said in scores.said.items():
         came = scores.happened[name]
         for what, figure in (("ece", expected_calibration_error), ("auroc", auroc)):
-            found[f"{what}_{name}"] = _bootstrap(figure, said, came, groups)
+            found[f"{what}_{name}"] = bootstrap(figure, said, came, groups)
     return found
 
 
-def _bootstrap(
+def bootstrap(
     figure: Callable[[NDArray[np.floating], NDArray[np.bool_]], float],
     said: NDArray[np.floating],
     came: NDArray[np.bool_],

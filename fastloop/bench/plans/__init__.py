@@ -1,0 +1,1 @@
+"""`fastloop bench plans`: what CacheFlow's density and alarm are worth on held-out drives."""

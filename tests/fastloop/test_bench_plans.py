@@ -1,0 +1,91 @@
+"""`fastloop bench plans`: what chooses among plans, and what tells where left and right changed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fastloop import cli
+from fastloop.datasets import robomimic
+from fastloop.datasets.demonstration import Demonstration
+from fastloop.sims.toy_road import ToyRoad
+
+PLANNER = [
+    "network=planner", "network.arch.n_layer=1", "network.arch.n_head=2", "network.arch.n_emb=16",
+    "network.scene.width=16", "network.scene.layers=1", "network.scene.heads=2",
+    "network.scene.tokens=3", "train.steps=4", "pretrain.steps=3", "pretrain.batch_size=8",
+    "sampler.prediction_type=sample", "sampler.num_train_timesteps=10",
+    "sampler.num_inference_steps=10",
+]  # fmt: skip
+CACHEFLOW = [
+    "network=cacheflow_planner", "network.arch.dims=4", "network.arch.components=4",
+    "network.arch.width=16", "network.arch.flow_layers=2", "network.arch.flow_width=16",
+    "network.arch.budget=64", "train.steps=60", "train.lr=5e-3",
+]  # fmt: skip
+
+
+def drives(path, seeds):
+    """Drives on, at any speed, with others coming on the left."""
+    sim, made = ToyRoad(), []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        plan = np.zeros(41, np.float32)
+        plan[1::2] = rng.uniform(1, 3) * np.arange(1, 21)
+        frames = [sim.reset(seed=seed)[0], *(sim.step(plan)[0] for _ in range(4))]
+        seen = {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
+        for rows in seen["observation.neighbors"]:
+            rows[:12] = [[x, 3.5, -1, 0, -8, 0, 4.5, 2, 0, 1] for x in rng.uniform(5, 40, 12)]
+        made.append(Demonstration(seen, np.tile(plan, (len(frames), 1)), seed=seed))
+    return robomimic.write(path, made, env_args={"env_name": "ToyRoad"})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folders of a planner and a CacheFlow, and drives of others."""
+    folder = tmp_path_factory.mktemp("plans")
+    learned = drives(folder / "learned.hdf5", range(30))
+    for name, network in {"planner": PLANNER, "cacheflow": CACHEFLOW}.items():
+        told = [*network, f"dataset.path={learned}", f"out={folder / name}", "train.batch_size=16"]
+        run = f"run_dir={folder / 'run' / name}"
+        assert cli.main(["train", "sim=toy_road", "dataset=drives", *told, "threads=1", run]) == 0
+    drives(folder / "others.hdf5", range(30, 42))
+    return folder
+
+
+def bench(trained, run, *overrides):
+    return cli.main(
+        [
+            "bench", "plans", f"policy.checkpoint={trained / 'planner'}", f"run_dir={run}",
+            f"judge={trained / 'cacheflow'}", f"dataset.path={trained / 'others.hdf5'}", *overrides,
+        ]
+    )  # fmt: skip
+
+
+def test_plans_are_chosen_among_and_the_other_side_is_told(trained, tmp_path, capsys):
+    assert bench(trained, tmp_path / "run", "moments=20") == 0
+    found = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    away = {name: found[f"ade_{name}"]["value"] for name in ("nearest", "likeliest", "mean")}
+    assert away["nearest"] < away["mean"]
+    assert away["nearest"] <= away["likeliest"]
+    difference = found["ade_difference_likeliest"]
+    assert difference["value"] == pytest.approx(away["likeliest"] - away["mean"])
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    assert found["auroc_novelty"]["value"] > 0.9
+    assert found["novel"]["value"] < found["novel_other_side"]["value"]
+    assert found["ade_mean"]["n"] == 20
+    assert found["latency_p50_judge"]["value"] > 0
+    assert "20 moments of 12 drives" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("judge=dp_drive", "judge=dp_drive is no CacheFlow policy"),
+        ("policy.checkpoint=idm", "policy.checkpoint=idm does not denoise plans"),
+        ("moments=0", "moments must be at least 1, or null for all"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(trained, tmp_path, capsys, change, message):
+    assert bench(trained, tmp_path / "run", change) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
