@@ -81,11 +81,11 @@ def test_plans_are_chosen_among_and_the_other_side_is_told(trained, tmp_path, ca
     ("change", "message"),
     [
         ("judge=dp_drive", "judge=dp_drive is no CacheFlow policy"),
-        ("policy.checkpoint=idm", "policy.checkpoint=idm does not denoise plans"),
+        ("policy.checkpoint={}/cacheflow", "cacheflow does not denoise plans"),
         ("moments=0", "moments must be at least 1, or null for all"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(trained, tmp_path, capsys, change, message):
-    assert bench(trained, tmp_path / "run", change) == 2
+    assert bench(trained, tmp_path / "run", change.format(trained)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
