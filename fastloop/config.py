@@ -96,6 +96,8 @@ class PolicyConfig:
         sampler: what replaces the checkpoint's.
         decoding: how a vision-language model writes.
         device: torch device; `best` is CUDA where there is one, else the CPU.
+        dtype: of a vision-language model's weights; empty for bfloat16 on a GPU and float32
+            elsewhere.
         threads: torch threads inside a process; 0 measures which number is fastest.
         samples: plans that a denoising policy draws for each environment, of which one is executed.
         selector: by what it is chosen, `past` (PTP's self-verification), `past_partial` (that, on
@@ -108,6 +110,7 @@ class PolicyConfig:
     sampler: SamplerOverrides = field(default_factory=SamplerOverrides)
     decoding: DecodingOverrides = field(default_factory=DecodingOverrides)
     device: str = "cpu"
+    dtype: str = ""
     threads: int = 0
     samples: int = 1
     selector: str = "past"

@@ -122,6 +122,7 @@ def load(policy: PolicyConfig, env: EnvSpec | None, sampler: SamplerOverrides) -
         },
         n_action_steps=policy.n_action_steps,
         device=device,
+        dtype=policy.dtype,
     )
     return best_of(loaded, policy.samples, policy.selector)
 

@@ -152,7 +152,10 @@ def load_variants(
 def _configured(policy: PolicyConfig, variant: VariantConfig) -> PolicyConfig:
     if variant.checkpoint not in (None, policy.checkpoint):
         policy = PolicyConfig(
-            variant.checkpoint, n_action_steps=policy.n_action_steps, device=policy.device
+            variant.checkpoint,
+            n_action_steps=policy.n_action_steps,
+            device=policy.device,
+            dtype=policy.dtype,
         )
     steps = variant.n_action_steps
     return dataclasses.replace(

@@ -43,6 +43,7 @@ def load_policy(
     sampler: Mapping[str, Any] | None = None,
     n_action_steps: int | None = None,
     device: str = "cpu",
+    dtype: str = "",
 ) -> Policy:
     """Load a policy by a shipped name, a planner's name, or the path of a checkpoint.
 
@@ -60,19 +61,28 @@ def load_policy(
         n_action_steps: actions executed before planning again, when not the checkpoint's; ticks of
             `env` where it takes whole plans.
         device: torch device; planners compute on the CPU.
+        dtype: of a vision-language model's weights: "float32" or "bfloat16"; "" for bfloat16 on a
+            GPU and float32 elsewhere.
 
     Raises:
         CheckpointError: when there is no such checkpoint (all names are listed), or it is damaged,
             hostile, of another architecture or without a normalizer.
         SpecMismatchError: when the file does not say what its actions mean, and `env` takes another
             number of them; when a planner cannot plan for `env`.
-        ValueError: for an unknown sampler field (the known ones are listed) or device; for a
-            planner or CacheFlow with a sampler; for a planner by name or a vision-language model
-            without `env`.
+        ValueError: for an unknown sampler field (the known ones are listed), device or dtype; for a
+            planner or CacheFlow with a sampler; for a dtype of anything but a vision-language
+            model; for that or a planner by name without `env`.
     """
     if env is not None and env.action.kind == "plan":
-        planner = load_policy(checkpoint, env=waypoint_env(env), sampler=sampler, device=device)
+        planner = load_policy(
+            checkpoint, env=waypoint_env(env), sampler=sampler, device=device, dtype=dtype
+        )
         return WholePlans(planner, env, n_action_steps=n_action_steps)
+    language = not is_planner(checkpoint) and _is_language(find_checkpoint(checkpoint))
+    if dtype and not language:
+        raise ValueError(
+            f"{checkpoint} is no vision-language model, whose weights come as {dtype}: drop dtype"
+        )
     if is_planner(checkpoint):
         if sampler:
             raise ValueError(f"{checkpoint} is a planner and has no sampler: drop {dict(sampler)}")
@@ -80,10 +90,11 @@ def load_policy(
     path = find_checkpoint(checkpoint)
     if is_cacheflow(path):
         return _load_cacheflow(path, sampler=sampler, n_action_steps=n_action_steps, device=device)
-    if is_vlm(path) or is_language_model(path):
+    if language:
         return _load_vision_language(
-            path, env=env, decoding=sampler or {}, n_action_steps=n_action_steps, device=device
-        )
+            path, env=env, decoding=sampler or {}, n_action_steps=n_action_steps, device=device,
+            dtype=dtype,
+        )  # fmt: skip
     return make_policy(
         load_checkpoint(path),
         env=env, sampler=sampler, n_action_steps=n_action_steps, device=device,
@@ -148,6 +159,7 @@ def _load_vision_language(
     decoding: Mapping[str, Any],
     n_action_steps: int | None,
     device: str,
+    dtype: str,
 ) -> VisionLanguagePlanner:
     if env is None:
         raise ValueError(
@@ -156,11 +168,15 @@ def _load_vision_language(
         )
     _check_fields(decoding, DecodingConfig, "decoding")
     policy = VisionLanguagePlanner.load(
-        path, env, decoding=DecodingConfig(**decoding), device=device
+        path, env, decoding=DecodingConfig(**decoding), device=device, dtype=dtype
     )
     if n_action_steps is not None:
         policy.spec = dataclasses.replace(policy.spec, n_action_steps=n_action_steps)
     return policy
+
+
+def _is_language(path: Path) -> bool:
+    return is_vlm(path) or is_language_model(path)
 
 
 def _check_fields(given: Mapping[str, Any], config: Any, name: str) -> None:

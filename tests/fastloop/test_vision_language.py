@@ -67,6 +67,19 @@ def test_it_drives(vlm_folder, tmp_path):
     assert [path.parent.name for path in tmp_path.glob("*/episodes*")] == [vlm_folder.name]
 
 
+@pytest.mark.parametrize(("dtype", "kind"), [("", "float32"), ("bfloat16", "bfloat16")])
+def test_the_weights_come_as_asked(dtype, kind, vlm_folder):
+    policy = load(PolicyConfig(str(vlm_folder), dtype=dtype), ROAD, SamplerOverrides())
+    assert str(planner_of(policy).model.network.dtype) == f"torch.{kind}"
+
+
+def test_only_language_models_come_in_another_dtype():
+    with pytest.raises(ValueError, match="idm is no vision-language model"):
+        load(PolicyConfig("idm", dtype="bfloat16"), ROAD, SamplerOverrides())
+    with pytest.raises(ValueError, match="unknown dtype 'int3'"):
+        load(PolicyConfig("fast_ddrive_small", dtype="int3"), ROAD, SamplerOverrides())
+
+
 @pytest.mark.parametrize(
     ("decoding", "ways"),
     [
