@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["log_mixture", "nearest"]
+__all__ = ["Nearest", "log_mixture"]
 
 ROOM = 1 << 20  # numbers between the product and the sum; they should stay in the cache
 NEGLIGIBLE = -80.0  # its exponential is; those of less are denormal numbers, on which CPUs crawl
@@ -60,9 +60,19 @@ def _numpy(features: Array, matrix: Array) -> Array:
     return result
 
 
-def nearest(points: torch.Tensor, z: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """See `reference.nearest`: the largest ``points . z - |z|^2 / 2``."""
-    offsets = torch.where(allowed, -0.5 * z.square().sum(-1), -torch.inf)
-    A, N, d = points.shape
-    scores = torch.addmm(offsets, points.reshape(A * N, d), z.T)
-    return scores.max(-1).indices.view(A, N)  # twice as fast as argmax
+class Nearest:
+    """`reference.nearest` of one set of points: the largest ``points . z - |z|^2 / 2``.
+
+    Args:
+        z: (K, d).
+        allowed: (K,) bool, which may be chosen.
+    """
+
+    def __init__(self, z: torch.Tensor, allowed: torch.Tensor) -> None:
+        self._z = z.T.contiguous()
+        self._offsets = torch.where(allowed, -0.5 * z.square().sum(-1), -torch.inf)
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        """Points (A, N, d) to places (A, N) int64."""
+        scores = torch.addmm(self._offsets, points.flatten(0, 1), self._z)
+        return scores.max(-1).indices.view(points.shape[:2])  # twice as fast as argmax

@@ -114,8 +114,7 @@ def draw(table: FlowTable, mixture: Mixture, noise: torch.Tensor) -> torch.Tenso
     Returns:
         (A, N) int64 places in the table.
     """
-    points = mixture.sample(noise.to(table.z))
-    return fast.nearest(points * table.metric, table.z * table.metric, table.feasible)
+    return table.nearest(mixture.sample(noise.to(table.z)) * table.metric)
 
 
 def diverse_top_k(

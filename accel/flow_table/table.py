@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 
+from fastloop.accel.flow_table.fast import Nearest
 from fastloop.accel.flow_table.mixture import features_of
 
 __all__ = ["FlowTable"]
@@ -79,6 +81,12 @@ class FlowTable:
             raise ValueError("no future of the table is feasible, so none can be drawn")
         features = features_of(z).T.contiguous().T  # products want futures innermost
         return cls(z, features, log_det, log_reference, futures, feasible, metric)
+
+    @cached_property
+    def nearest(self) -> Nearest:
+        """Finds the feasible future next to a point whose coordinates are multiplied by the metric;
+        prepared when it is first asked for."""
+        return Nearest(self.z * self.metric, self.feasible)
 
     def __len__(self) -> int:
         return len(self.z)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -149,9 +150,9 @@ def save_table(folder: str | Path, table: FlowTable, digest: str) -> None:
     """
     folder = Path(folder)
     tensors = {
-        name: value.detach().cpu().contiguous()
-        for name, value in vars(table).items()
-        if name != "features"
+        part.name: getattr(table, part.name).detach().cpu().contiguous()
+        for part in fields(table)
+        if part.name != "features"
     }
     new = folder / f".{TABLE}.new"
     save_file(tensors, new)

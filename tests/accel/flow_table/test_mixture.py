@@ -62,7 +62,7 @@ def test_agents_do_not_meet_and_their_number_does_not_matter(mixture, monkeypatc
 def test_nearest_is_the_nearest_that_is_allowed():
     z, points = torch.randn(50, 3), torch.randn(4, 9, 3)
     allowed = torch.rand(50) < 0.5
-    chosen = fast.nearest(points, z, allowed)
+    chosen = fast.Nearest(z, allowed)(points)
     assert allowed[chosen].all()
     assert torch.equal(chosen, reference.nearest(points, z, allowed))
 
