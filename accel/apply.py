@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Protocol, Self, TypeVar
 
 import torch
@@ -14,6 +15,8 @@ from fastloop.accel.block_cache.stack import ResidualStack
 from fastloop.accel.block_cache.whole import WholeStack
 from fastloop.accel.config import AccelConfig
 from fastloop.accel.denoise import DenoiseLoop
+from fastloop.accel.graph import CudaRecorder
+from fastloop.accel.kernels.reused_run import Ends
 from fastloop.accel.report import AccelReport
 from fastloop.accel.samplers.base import Sampler
 
@@ -38,8 +41,10 @@ class Accelerable(Protocol):
         """Of the checkpoint, empty when it has none."""
         ...
 
-    def stack(self) -> ResidualStack:
-        """The network as a list of residual branches, or ValueError when it is none."""
+    def stack(self, kernels: Sequence[str] = ()) -> ResidualStack:
+        """The network as a list of residual branches, those of the kinds named in `kernels` by
+        fused kernels, which have no derivative; ValueError when it is none or has no such kernel.
+        """
         ...
 
     def with_loop(self, loop: DenoiseLoop) -> Self:
@@ -89,7 +94,8 @@ def accelerate(
 
     Raises:
         ValueError: the saved plan is damaged, of another kind or for another policy; observations
-            are missing; or the policy's network is no stack of residual branches.
+            are missing; or the policy's network is no stack of residual branches, or none that has
+            the kernels.
     """
     plain = remove(policy)
     if config.kind == "none" or os.environ.get("FASTLOOP_ACCEL") == "off":
@@ -104,18 +110,42 @@ def accelerate(
             )
     else:
         plan = make_plan(config, stack, plain.sampler, observations, digest=plain.digest)
-    fast = CachedLoop(stack, plain.sampler, plan, digest=plain.digest)
+    device = plain.sampler.timesteps.device
+    records = config.graph and device.type == "cuda"
+    fast = CachedLoop(
+        stack_of(plain, config, config.kernels) if config.kernels else stack,
+        plain.sampler,
+        plan,
+        digest=plain.digest,
+        recorder=CudaRecorder(device) if records else None,
+        ends=_ends(stack, config),
+    )
     return plain.with_loop(AcceleratedLoop(fast, plain.loop))
 
 
-def stack_of(policy: Accelerable, config: AccelConfig) -> ResidualStack:
-    """The stack that an accelerator of this kind runs.
+def stack_of(
+    policy: Accelerable, config: AccelConfig, kernels: Sequence[str] = ()
+) -> ResidualStack:
+    """The stack that an accelerator of this kind runs; see `Accelerable.stack`.
 
     Raises:
-        ValueError: the policy's network is no stack of residual branches.
+        ValueError: the policy's network is no stack of residual branches, or has no such kernel.
     """
-    stack = policy.stack()
+    stack = policy.stack(kernels)
     return WholeStack(stack) if config.kind == "zeus" else stack
+
+
+def _ends(stack: ResidualStack, config: AccelConfig) -> Ends | None:
+    if "reused_run" not in config.kernels:
+        return None
+    ends: Ends | None = getattr(stack, "ends", None)
+    if ends is None:
+        raise ValueError(
+            f"accel.kernels has reused_run, which accel={config.kind} cannot use with this "
+            "network: it needs branches without gates, and time as a token of the memory; leave it "
+            "out"
+        )
+    return ends
 
 
 def remove(policy: P) -> P:

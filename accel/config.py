@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 __all__ = [
+    "KERNELS",
     "KINDS",
     "METRICS",
     "OBJECTIVES",
@@ -17,6 +18,7 @@ __all__ = [
 ]
 
 KINDS = ("none", "exact", "uniform", "unified", "bac", "delta", "zeus")
+KERNELS = ("attention", "ffn", "reused_run")
 METRICS = ("cosine", "l1", "relative_l2")
 OBJECTIVES = ("anchor", "consecutive")
 SCORES = ("volatility", "scheduled")
@@ -83,6 +85,10 @@ class AccelConfig:
         predictor: what stands in for a branch that is reused.
         plan: path of a saved `CachePlan` of this kind to run as it is; the settings above make a
             plan, and a saved one brings its own.
+        graph: on a CUDA device, record the whole chain for each number of environments that is
+            prepared for, and replay it. Elsewhere it changes nothing.
+        kernels: which of `KERNELS` stand in for torch's own, on a CUDA device in float32 or
+            bfloat16; elsewhere their references do. Only for `TransformerForDiffusion`.
     """
 
     kind: str = "none"
@@ -97,9 +103,13 @@ class AccelConfig:
     boundary: float = 0.5
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     plan: str | None = None
+    graph: bool = True
+    kernels: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_choice("accelerator", self.kind, KINDS)
+        for kernel in self.kernels:
+            _check_choice("kernel", kernel, KERNELS)
         _check_choice("metric", self.metric, METRICS)
         _check_choice("objective", self.objective, OBJECTIVES)
         _check_choice("score", self.score, SCORES)

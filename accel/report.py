@@ -37,7 +37,9 @@ class AccelReport:
             whose features were still there from an earlier plan.
         candidates: chunks that were drawn for each environment, where one was chosen of several.
         degraded: why a choice told nothing apart, to how many plans it happened in.
-        stage_ms: wall time a stage, in milliseconds.
+        replayed: plans whose whole chain was one CUDA graph.
+        not_replayed: why a chain that was to be one was not, to how many plans it happened in.
+        stage_ms: wall time a stage, in milliseconds; a GPU may still work when a stage has ended.
     """
 
     name: str = "none"
@@ -56,6 +58,8 @@ class AccelReport:
     frames_remembered: int = 0
     candidates: int = 0
     degraded: dict[str, int] = field(default_factory=dict)
+    replayed: int = 0
+    not_replayed: dict[str, int] = field(default_factory=dict)
     stage_ms: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -98,13 +102,14 @@ class AccelReport:
             for key in (
                 "plans", "network_evaluations", "computed", "reused", "shared",
                 "forked", "drafted", "accepted", "violations", "host_syncs",
-                "frames_encoded", "frames_remembered", "candidates",
+                "frames_encoded", "frames_remembered", "candidates", "replayed",
             )
         }  # fmt: skip
         return cls(
             name=reports[0].name,
             exact=reports[0].exact,
             degraded=_sums(r.degraded for r in reports),
+            not_replayed=_sums(r.not_replayed for r in reports),
             stage_ms=_sums(r.stage_ms for r in reports),
             **counts,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -128,9 +129,9 @@ class BestOf:
         """Of the policy's checkpoint."""
         return self.policy.digest
 
-    def stack(self) -> ResidualStack:
+    def stack(self, kernels: Sequence[str] = ()) -> ResidualStack:
         """The policy's; raises as it does."""
-        return self.policy.stack()
+        return self.policy.stack(kernels)
 
     def with_loop(self, loop: DenoiseLoop) -> BestOf:
         """The same choice between chunks of another denoise loop."""

@@ -1,5 +1,6 @@
-"""What every test finds: poisoned memory, skips that say why, and real recordings."""
+"""What every test finds: poisoned memory, skips that say why, recorders and real recordings."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -66,6 +67,77 @@ def poisoned_memory(request, monkeypatch):
         (torch.Tensor, "new_empty"),
     ):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+
+
+class FakeRecorder:
+    """Records for a `Graph` on a CPU: like a CUDA graph, a replay reads the tensors that it was
+    captured on and writes those that it gave back then."""
+
+    def __init__(self, error=None):
+        self.error = error
+        self.warmed = self.captured = self.replayed = 0
+
+    def warm_up(self, call):
+        self.warmed += 1
+        call()
+
+    def capture(self, call):
+        self.captured += 1
+        if self.error is not None:
+            raise self.error
+        outputs = call()
+
+        def replay():
+            self.replayed += 1
+            for static, fresh in zip(outputs, call(), strict=True):
+                if static is not None:
+                    static.copy_(fresh)
+
+        return replay, outputs
+
+
+@pytest.fixture(scope="session")
+def fake_recorder():
+    """The class."""
+    return FakeRecorder
+
+
+class _NoPythonNumbers(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        assert function not in (torch.tensor, torch.as_tensor, torch.from_numpy), function
+        return function(*args, **(kwargs or {}))
+
+
+class _OnMeta(torch.utils._python_dispatch.TorchDispatchMode):
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        answer = operation(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves((args, kwargs, answer)):
+            if isinstance(tensor, torch.Tensor):
+                assert tensor.is_meta, f"{operation} on {tensor.device}"
+        return answer
+
+
+@pytest.fixture
+def without_values(monkeypatch):
+    """A function (object, method, *tensors) that calls the method of a copy whose tensors have no
+    values, and fails on what a CUDA graph cannot record: waiting for a value, operations whose work
+    depends on one, and tensors made of Python's numbers or on another device."""
+
+    def to_meta(value):
+        def on_meta(tensor, memo):
+            return memo.setdefault(id(tensor), tensor.detach().to("meta"))
+
+        with monkeypatch.context() as patched:
+            for kind in (torch.Tensor, torch.nn.Parameter):
+                patched.setattr(kind, "__deepcopy__", on_meta)
+            return copy.deepcopy(value)
+
+    def call(thing, method, *tensors):
+        thing, tensors = to_meta((thing, tensors))
+        with torch.inference_mode(), _NoPythonNumbers(), _OnMeta():
+            return getattr(thing, method)(*tensors)
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.accel.block_cache.predictor import step_times
 from fastloop.accel.block_cache.program import lower
+from fastloop.accel.block_cache.runs import FusedRuns
 from fastloop.accel.block_cache.stack import ResidualStack
+from fastloop.accel.graph import Graph, Recorder
+from fastloop.accel.kernels.reused_run import Ends
 from fastloop.accel.report import AccelReport
 from fastloop.accel.samplers.base import Sampler, denoise
 
@@ -29,13 +33,28 @@ class CachedLoop:
         sampler: the reverse process.
         plan: made for this network and this number of steps.
         digest: of the checkpoint, to compare with the plan's.
+        recorder: records the whole chain, for the shapes that are prepared for (see `Graph`); None
+            runs it step by step. Another plan is another loop, and so recorded anew.
+        ends: of the network, to run steps that reuse everything as one kernel; None runs them one
+            by one.
+
+    Attributes:
+        graph: the chain as it is recorded, None without a recorder.
+        fused: the runs of steps that are one kernel each, None without `ends`.
 
     Raises:
-        ValueError: the plan is for another policy.
+        ValueError: the plan is for another policy, or the kernel does not know the sampler.
     """
 
     def __init__(
-        self, stack: ResidualStack, sampler: Sampler, plan: CachePlan, *, digest: str = ""
+        self,
+        stack: ResidualStack,
+        sampler: Sampler,
+        plan: CachePlan,
+        *,
+        digest: str = "",
+        recorder: Recorder | None = None,
+        ends: Ends | None = None,
     ) -> None:
         plan.check(stack.branches, sampler, digest)
         self.stack = stack
@@ -43,16 +62,54 @@ class CachedLoop:
         self.plan = plan
         times = step_times(plan.predictor, sampler)
         self.program = lower(plan, times, gated=stack.gated)
+        self.fused = None if ends is None else FusedRuns(self.program, times, ends, sampler)
+        self.graph = None if recorder is None else Graph(self.chain, recorder)
+
+    def with_sampler(self, sampler: Sampler) -> Self:
+        """The same plan under another reverse process, step by step: neither a recorded chain nor a
+        kernel knows of it."""
+        other = copy.copy(self)
+        other.sampler, other.graph, other.fused = sampler, None, None
+        return other
 
     @torch.inference_mode()
     def __call__(
         self, noise: torch.Tensor, cond: torch.Tensor | None
     ) -> tuple[torch.Tensor, AccelReport]:
         """See `DenoiseLoop`."""
-        stack, steps = self.stack, self.program.steps
         started = perf_counter()
-        ctx = stack.context(cond)
-        ready = perf_counter()
+        if self.graph is None:
+            ctx = self.stack.context(cond)
+            ready = perf_counter()
+            sample, violations = self.steps(noise, ctx)
+            loop_ms = 1e3 * (perf_counter() - ready)
+            report = self.report({"context": 1e3 * (ready - started), "loop": loop_ms})
+        else:
+            (last, violations), why = self.graph(noise, cond)
+            assert last is not None, "a chain has a last sample"
+            sample, stage = last, "loop" if why else "graph"
+            report = replace(
+                self.report({stage: 1e3 * (perf_counter() - started)}),
+                replayed=int(not why),
+                not_replayed={why: 1} if why else {},
+            )
+        # Stays on the device: whoever reads the sample can read it then without a wait.
+        return sample, report if violations is None else replace(report, violations=violations)
+
+    def chain(
+        self, noise: torch.Tensor, cond: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """All of one call that a graph can hold: nothing in it waits for a value.
+
+        Returns:
+            (B, T, A) the last sample, and how many guarded forecasts were wrong; None where none
+            is guarded.
+        """
+        return self.steps(noise, self.stack.context(cond))
+
+    def steps(self, noise: torch.Tensor, ctx: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`chain` from the stack's context on."""
+        stack, steps, guards = self.stack, self.program.steps, self.program.guards
         cache: list[Any] = [None] * self.program.slots
 
         def network(k: int, sample: torch.Tensor) -> torch.Tensor:
@@ -61,14 +118,9 @@ class CachedLoop:
                 h = instruction(h, stack, k, ctx, cache)
             return stack.finish(h, k, ctx)
 
-        sample = denoise(self.sampler, network, noise)
-        stages = {"context": 1e3 * (ready - started), "loop": 1e3 * (perf_counter() - ready)}
-        report = self.report(stages)
-        if guards := self.program.guards:
-            # Stays on the device: whoever reads the sample can read it then without a wait.
-            violations = torch.stack([cache[slot] for slot in guards]).sum()
-            report = replace(report, violations=violations)
-        return sample, report
+        leaps = {} if self.fused is None else self.fused.leaps(cache)
+        sample = denoise(self.sampler, network, noise, leaps)
+        return sample, torch.stack([cache[slot] for slot in guards]).sum() if guards else None
 
     def report(self, stage_ms: dict[str, float] | None = None) -> AccelReport:
         """What one call does, as far as it is known before; `stage_ms` is how long it took."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -11,7 +11,14 @@ import torch
 
 from fastloop.accel.samplers.schedule import NoiseSchedule, check_prediction_type
 
-__all__ = ["CleanTables", "Sampler", "Tables", "denoise", "describe"]
+__all__ = ["CleanTables", "Leap", "Sampler", "Tables", "denoise", "describe"]
+
+# Several steps at once: of the sample, the memory and all noises of a chain, the sample and the
+# memory after them, and the step to go on with.
+Leap = Callable[
+    [torch.Tensor, torch.Tensor | None, torch.Tensor],
+    tuple[torch.Tensor, torch.Tensor | None, int],
+]
 
 
 class Sampler(Protocol):
@@ -61,7 +68,8 @@ class Sampler(Protocol):
 def denoise(
     sampler: Sampler,
     network: Callable[[int, torch.Tensor], torch.Tensor],
-    noises: Sequence[torch.Tensor] | torch.Tensor,
+    noises: torch.Tensor,
+    leaps: Mapping[int, Leap] | None = None,
 ) -> torch.Tensor:
     """Run a whole chain.
 
@@ -69,16 +77,22 @@ def denoise(
         sampler: the reverse process.
         network: answers step k on a sample.
         noises: `sampler.num_noises` standard normal tensors (B, T, A), the start first.
+        leaps: what runs in place of step k and some after it.
 
     Returns:
         (B, T, A) the last sample.
     """
     if len(noises) != sampler.num_noises:
         raise ValueError(f"this chain needs {sampler.num_noises} noise tensors, got {len(noises)}")
-    sample, memory = noises[0], None
-    for k in range(len(sampler.timesteps)):
+    sample, k = noises[0], 0
+    memory: torch.Tensor | None = None
+    while k < len(sampler.timesteps):
+        if leaps and k in leaps:
+            sample, memory, k = leaps[k](sample, memory, noises)
+            continue
         noise = noises[k + 1] if k + 1 < sampler.num_noises else None
         sample, memory = sampler.step(k, sample, network(k, sample), noise, memory)
+        k += 1
     return sample
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -134,11 +134,14 @@ class DiffusionPolicy:
         drawn = [rng.normal(shape, stream=stream) for stream in streams]
         return torch.stack(drawn, 1).permute(2, 0, 1, 3, 4)
 
-    def stack(self) -> ResidualStack:
+    def stack(self, kernels: Sequence[str] = ()) -> ResidualStack:
         """The network as a list of residual branches, for block caches.
 
+        Args:
+            kernels: kinds of branches that run fused, see `TransformerStack`.
+
         Raises:
-            ValueError: for networks that are no stack of residual branches.
+            ValueError: for networks that are no stack of residual branches, or have no such kernel.
         """
         network = self.model.model
         if type(network) not in STACKS:
@@ -146,7 +149,14 @@ class DiffusionPolicy:
                 f"block caches need one of {', '.join(known.__name__ for known in STACKS)}, this "
                 f"policy has {type(network).__name__}; use accel=none"
             )
-        return STACKS[type(network)](network, self.sampler.timesteps)
+        if not kernels:
+            return STACKS[type(network)](network, self.sampler.timesteps)
+        if not isinstance(network, TransformerForDiffusion):
+            raise ValueError(
+                f"accel.kernels={list(kernels)} are for TransformerForDiffusion, this policy has "
+                f"{type(network).__name__}; leave accel.kernels empty"
+            )
+        return TransformerStack(network, self.sampler.timesteps, kernels)
 
     def with_loop(self, loop: DenoiseLoop) -> DiffusionPolicy:
         """The same weights run through another denoise loop."""

@@ -8,7 +8,7 @@ in the order in which a product with few rows reads them fastest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,12 @@ from torch import nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
 from fastloop.accel.block_cache.stack import Branch
+from fastloop.policies.diffusion.fused import (
+    FusedCrossAttention,
+    FusedFeedForward,
+    FusedSelfAttention,
+    ends_of,
+)
 from fastloop.policies.diffusion.transformer import TransformerForDiffusion
 
 __all__ = ["TransformerStack"]
@@ -30,18 +36,25 @@ class TransformerStack:
     Args:
         net: any of the three forms.
         timesteps: (K,) of the sampler.
+        kernels: kinds of branches that run fused, `attention` and `ffn`; others are not looked at.
+
+    Attributes:
+        ends: what stands before and after the branches; None where time is one of the tokens.
     """
 
     gated = False
 
     @torch.no_grad()
-    def __init__(self, net: TransformerForDiffusion, timesteps: torch.Tensor) -> None:
+    def __init__(
+        self, net: TransformerForDiffusion, timesteps: torch.Tensor, kernels: Sequence[str] = ()
+    ) -> None:
         time = net.time_emb(timesteps.to(net.pos_emb.device)).to(net.pos_emb.dtype)  # (K, E)
         layers: Any = (net.encoder if net.decoder is None else net.decoder).layers
         self.shared = len(time)
         self._memory: _SplitMemory | _MixedMemory | None = None
         self._embed, self._head = _Linear.of(net.input_emb), _Linear.of(net.head)
         self._norm = net.ln_f
+        self.ends = ends_of(net)
         if net.decoder is None:
             self._first = (time + net.pos_emb[:, 0])[:, None, None]  # (K, 1, 1, E) first token
             self._position = net.pos_emb[:, 1:]
@@ -53,12 +66,16 @@ class TransformerStack:
 
         self.branches: list[Branch] = []
         self._calls: list[Callable[[torch.Tensor, int, Any], torch.Tensor]] = []
+        fused = "attention" in kernels
+        attention = FusedSelfAttention if fused else _SelfAttention
+        crossed = FusedCrossAttention if fused else _CrossAttention
+        feed_forward = FusedFeedForward if "ffn" in kernels else _FeedForward
         for index, layer in enumerate(layers):
-            calls: dict[str, Any] = {"sa": _SelfAttention(layer, net.mask)}
+            calls: dict[str, Any] = {"sa": attention(layer, net.mask)}
             if self._memory is not None:
-                calls["ca"] = _CrossAttention(layer, net.memory_mask, self._memory, index)
+                calls["ca"] = crossed(layer, net.memory_mask, self._memory, index)
             norm = layer.norm2 if self._memory is None else layer.norm3
-            calls["ffn"] = _FeedForward(layer, norm)
+            calls["ffn"] = feed_forward(layer, norm)
             self.branches += [Branch(f"layers.{index}.{kind}", index, kind) for kind in calls]
             self._calls += calls.values()
 

@@ -7,7 +7,6 @@ a factor; times s are therefore those of all samplers.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Self
@@ -123,8 +122,7 @@ def replaced_loop(loop: DenoiseLoop, known: Known) -> DenoiseLoop:
         ValueError: for a loop whose sampler is not its own.
     """
     if isinstance(loop, AcceleratedLoop):
-        fast = copy.copy(loop.fast)
-        fast.sampler = Replaced(fast.sampler, known)
+        fast = loop.fast.with_sampler(Replaced(loop.fast.sampler, known))
         return AcceleratedLoop(fast, loop.plain)
     if isinstance(loop, PlainLoop):
         return PlainLoop(loop.network, Replaced(loop.sampler, known))

@@ -169,6 +169,8 @@ def accel_facts(accel: Mapping[str, Any]) -> dict[str, str]:
             facts[f"{name.replace('_', ' ')} per plan"] = f"{value / plans:.5g}"
     for reason, count in accel.get("degraded", {}).items():
         facts[f"no choice: {reason}"] = f"{percent(count / plans)} of plans"
+    for reason, count in accel.get("not_replayed", {}).items():
+        facts[f"no graph: {reason}"] = f"{percent(count / plans)} of plans"
     for stage, ms in accel.get("stage_ms", {}).items():
         facts[f"{stage} per plan"] = milliseconds(ms / plans)
     return facts

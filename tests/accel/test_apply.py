@@ -18,7 +18,7 @@ class ToyPolicy:
         self._stack, self.sampler, self.digest = stack, sampler, "sha256:ab"
         self.loop = PlainLoop(stack.network(sampler), sampler)
 
-    def stack(self):
+    def stack(self, kernels=()):
         return self._stack
 
     def with_loop(self, loop):
@@ -91,7 +91,7 @@ def test_delta_runs_as_its_plan_says(policy, chunk):
 
 
 def test_a_network_that_is_no_stack_says_so(policy, monkeypatch):
-    def stack():
+    def stack(kernels):
         raise ValueError("block caches need a transformer denoiser, this policy has a U-Net")
 
     monkeypatch.setattr(policy, "stack", stack)
