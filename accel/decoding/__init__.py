@@ -13,6 +13,7 @@ from fastloop.accel.decoding.caches import (
     WindowDiffusion,
 )
 from fastloop.accel.decoding.canvas import Canvas
+from fastloop.accel.decoding.captured import Captured
 from fastloop.accel.decoding.choose import Choice, Greedy, Gumbel
 from fastloop.accel.decoding.commits import (
     Commit,
@@ -55,6 +56,7 @@ __all__ = [
     "Cache",
     "CachedDiffusion",
     "Canvas",
+    "Captured",
     "Choice",
     "Commit",
     "Confidence",
