@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["StockLayers"]
+__all__ = ["Rotation", "StockLayers", "turned"]
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
@@ -49,7 +49,7 @@ class StockLayers:
         )
         if hasattr(attention, "q_norm"):  # Qwen3
             queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-        queries, keys = (_turned(part.transpose(1, 2), rotary) for part in (queries, keys))
+        queries, keys = (turned(part.transpose(1, 2), rotary) for part in (queries, keys))
         return queries, keys, values.transpose(1, 2)
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class StockLayers:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _turned(part: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+def turned(part: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     """Queries or keys (B, H, Q, D) under rotary embedding, whose halves are turned as pairs."""
     cos, sin = rotation
     first, second = part.chunk(2, -1)

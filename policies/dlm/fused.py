@@ -1,0 +1,159 @@
+"""A stock decoder with fewer and larger products, for passes that wait for memory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear, silu
+
+from fastloop.accel.decoding.context import Context
+from fastloop.accel.decoding.layered import Wrapped
+from fastloop.policies.dlm.layers import Rotation, turned
+
+__all__ = ["Fused", "product"]
+
+
+class Fused(Wrapped):
+    """Queries, keys and values of a layer by one product, and gate and up of its MLP by another.
+
+    The network's own weights become views of the joined ones, so that nothing lies there twice and
+    the network, which goes on reading prompts, stays what it is.
+
+    Args:
+        model: `Decoder` or `Qwen25VL`, of Llama, Qwen2 or Qwen2.5-VL.
+        compiled: whether ``torch.compile`` makes one kernel of what is between two products. It
+            needs a C++ compiler, and on a GPU Triton; the first passes take minutes.
+
+    Attributes:
+        products: of each layer, the four that there are: ``qkv``, ``out``, ``gate_up``, ``down``.
+
+    Raises:
+        ValueError: for layers of another kind.
+    """
+
+    model: Any
+
+    def __init__(self, model: Any, *, compiled: bool = False) -> None:
+        super().__init__(model)
+        if not hasattr(model, "text"):
+            raise ValueError(f"{type(model).__name__} has no layers of transformers to be joined")
+        self.blocks = model.text.layers
+        self.products = nn.ModuleList(_products(block) for block in self.blocks)
+        self._project, self._finish = _project, _finish
+        if compiled:
+            self._project, self._finish = torch.compile(_project), torch.compile(_finish)
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Any], *, room: int) -> Context:
+        """See `LanguageModel.prefill`: as the model itself does."""
+        context: Context = self.model.prefill(prompts, room=room)
+        return context
+
+    @torch.no_grad()
+    def project(
+        self, layer: int, hidden: torch.Tensor, rotary: Rotation
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See `LayeredModel.project`."""
+        block, qkv = self.blocks[layer], self.products[layer]["qkv"]
+        heads = [
+            part.out_features // block.self_attn.head_dim
+            for part in (block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
+        ]
+        norm = block.input_layernorm
+        return self._project(
+            hidden, rotary, norm.weight, norm.variance_epsilon, qkv.weight, qkv.bias, heads
+        )
+
+    @torch.no_grad()
+    def finish(self, layer: int, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """See `LayeredModel.finish`."""
+        norm, products = self.blocks[layer].post_attention_layernorm, self.products[layer]
+        weights = [products[name].weight for name in ("out", "gate_up", "down")]
+        return self._finish(hidden, mixed, norm.weight, norm.variance_epsilon, weights)
+
+
+def _products(block: Any) -> nn.ModuleDict:
+    attention, mlp = block.self_attn, block.mlp
+    others = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    plain = not hasattr(attention, "q_norm") and not any(part.bias is not None for part in others)
+    if not plain or mlp.config.hidden_act != "silu":
+        raise ValueError(
+            "layers are joined of Llama, Qwen2 and Qwen2.5-VL; these norm their queries, have "
+            "biases that those have not, or another activation: decode without"
+        )
+    return nn.ModuleDict(
+        {
+            "qkv": _joined([attention.q_proj, attention.k_proj, attention.v_proj]),
+            "out": product(attention.o_proj.weight, None),
+            "gate_up": _joined([mlp.gate_proj, mlp.up_proj]),
+            "down": product(mlp.down_proj.weight, None),
+        }
+    )
+
+
+def _joined(parts: Sequence[nn.Linear]) -> nn.Linear:
+    """One product that gives what several give, one after the other."""
+    biases = [part.bias for part in parts]
+    bias = None if biases[0] is None else torch.cat(biases).detach()
+    rows = [part.out_features for part in parts]
+    weight = _whole([part.weight.detach() for part in parts])
+    for part, own in zip(parts, weight.split(rows), strict=True):
+        part.weight.data = own
+    return product(weight, bias)
+
+
+def _whole(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Matrices as one; without a copy where they have been joined before."""
+    storages = [part.untyped_storage() for part in parts]
+    rows, columns = sum(map(len, parts)), parts[0].shape[1]
+    same = len({storage.data_ptr() for storage in storages}) == 1
+    if same and storages[0].nbytes() == rows * columns * parts[0].element_size():
+        return parts[0].as_strided((rows, columns), (columns, 1), 0)
+    return torch.cat(list(parts))
+
+
+def product(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    """A layer (out, in) over memory that is there already."""
+    layer = nn.Linear(1, 1, bias=False, device="meta")
+    layer.out_features, layer.in_features = weight.shape
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return layer
+
+
+def _project(
+    hidden: torch.Tensor,
+    rotary: Rotation,
+    scale: torch.Tensor,
+    epsilon: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    heads: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    joined = linear(_normed(hidden, scale, epsilon), weight, bias)
+    parts = joined.unflatten(-1, (sum(heads), -1)).transpose(1, 2).split(list(heads), 1)
+    queries, keys, values = parts
+    return turned(queries, rotary), turned(keys, rotary), values
+
+
+def _finish(
+    hidden: torch.Tensor,
+    mixed: torch.Tensor,
+    scale: torch.Tensor,
+    epsilon: float,
+    weights: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    out, gate_up, down = weights
+    hidden = hidden + linear(mixed.transpose(1, 2).flatten(2), out)
+    gate, up = linear(_normed(hidden, scale, epsilon), gate_up).chunk(2, -1)
+    return hidden + linear(silu(gate) * up, down)
+
+
+def _normed(hidden: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """As transformers does it: in float32, whatever it is given."""
+    wide = hidden.float()
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    return scale * wide.to(hidden.dtype)

@@ -1,0 +1,69 @@
+"""Joined products: what the network says, from the same memory."""
+
+import shutil
+
+import pytest
+import torch
+
+from fastloop.accel.decoding import ModelSpec, Regime
+from fastloop.accel.decoding.kv import KVCache
+from fastloop.policies.dlm.decoder import Decoder
+from fastloop.policies.dlm.fused import Fused
+
+IDS = torch.tensor([[3, 14, 1, 5, 9], [2, 6, 5, 3, 5]])
+
+
+def logits(model, ids=IDS):
+    rows, n = ids.shape
+    mask, positions = torch.ones(n, n).bool().tril()[None], torch.arange(n).expand(rows, -1)
+    return model.forward(ids, positions=positions, mask=mask, kv=KVCache(model.layers, n))
+
+
+def model_of(stock, family="Qwen2", **how):
+    return Decoder(stock(family, torch.float64, **how), ModelSpec(Regime.CAUSAL, 64, 63))
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2"])
+def test_it_says_what_the_network_says(stock, family):
+    model = model_of(stock, family)
+    expected = logits(model)
+    fused = Fused(model)
+    torch.testing.assert_close(logits(fused), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=0)
+    context, plain = (m.prefill([[1, 2, 3]], room=2) for m in (fused, model))
+    assert torch.equal(context.logits, plain.logits)
+
+
+def test_weights_lie_there_once(stock):
+    model = model_of(stock)
+    first, second = Fused(model), Fused(model)
+    block = model.text.layers[1]
+    for name, parts in {
+        "qkv": [block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj],
+        "gate_up": [block.mlp.gate_proj, block.mlp.up_proj],
+        "down": [block.mlp.down_proj],
+    }.items():
+        places = {
+            module.weight.untyped_storage().data_ptr()
+            for module in (*parts, first.products[1][name], second.products[1][name])
+        }
+        assert len(places) == 1, name
+    block.self_attn.k_proj.weight.data.zero_()
+    assert not first.products[1]["qkv"].weight[32:48].any()
+    assert first.products[1]["qkv"].weight[:32].any()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++)")
+def test_compiled_it_says_the_same(stock):
+    model = model_of(stock)
+    compiled = Fused(model, compiled=True)
+    for ids in (IDS, IDS[:1, :3], IDS[:, :1]):
+        torch.testing.assert_close(logits(compiled, ids), logits(model, ids), rtol=0, atol=1e-5)
+
+
+def test_what_it_refuses(stock):
+    with pytest.raises(ValueError, match="norm their queries"):
+        Fused(model_of(stock, "Qwen3"))
+    with pytest.raises(ValueError, match="LayeredModel"):
+        Fused(object())
