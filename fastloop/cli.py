@@ -44,6 +44,7 @@ TASKS = {
     "bench": {
         "denoise": "bench",
         "decode": "bench_decode",
+        "shape": "bench_shape",
         "train": "bench_train",
         "forecast": "bench_forecast",
         "plans": "bench_plans",

@@ -8,6 +8,7 @@ from fastloop.bench.config import BenchConfig, DecodeBenchConfig, TrainBenchConf
 from fastloop.bench.forecast.config import ForecastBenchConfig
 from fastloop.bench.plans.config import PlansBenchConfig
 from fastloop.bench.server.config import ServerBenchConfig
+from fastloop.bench.shape.config import ShapeBenchConfig
 from fastloop.bench.vehicle.config import VehicleBenchConfig
 from fastloop.bench.window.config import WindowBenchConfig
 from fastloop.config import (
@@ -40,6 +41,7 @@ TASK_SCHEMAS = {
     "bench_forecast": ForecastBenchConfig,
     "bench_plans": PlansBenchConfig,
     "bench_server": ServerBenchConfig,
+    "bench_shape": ShapeBenchConfig,
     "bench_train": TrainBenchConfig,
     "bench_window": WindowBenchConfig,
     "bench_vehicle": VehicleBenchConfig,

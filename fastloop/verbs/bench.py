@@ -1,6 +1,6 @@
 """`fastloop bench denoise`: every way to denoise sooner, gated by parity and by success; and
-`decode`, `forecast`, `plans`, `server`, `train`, `vehicle` and `window`: see the modules of these
-names."""
+`decode`, `forecast`, `plans`, `server`, `shape`, `train`, `vehicle` and `window`: see the modules
+of these names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from fastloop.arms import loop_threads, time_plans
 from fastloop.bench import training
 from fastloop.bench.action_error import decide
-from fastloop.bench.arms import PUBLISHED, BenchArm, make_arm, published_arm
+from fastloop.bench.arms import PUBLISHED, BenchArm, arm_names, make_arm, published_arm
 from fastloop.bench.chunks import Chunks
 from fastloop.bench.config import BenchConfig, DecodeBenchConfig, TrainBenchConfig
 from fastloop.bench.decode import run as decode
@@ -27,12 +27,15 @@ from fastloop.bench.plans.config import PlansBenchConfig
 from fastloop.bench.report import print_tables
 from fastloop.bench.server import run as server
 from fastloop.bench.server.config import ServerBenchConfig
+from fastloop.bench.shape import run as shape
+from fastloop.bench.shape.config import ShapeBenchConfig
 from fastloop.bench.stages import measure_stages
 from fastloop.bench.success import Success, compare_success, run_config
 from fastloop.bench.vehicle import run as vehicle
 from fastloop.bench.vehicle.config import VehicleBenchConfig
 from fastloop.bench.window import run as window
 from fastloop.bench.window.config import WindowBenchConfig
+from fastloop.policies.rng import Rng
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 from fastloop.setup import Setup, set_up
@@ -46,7 +49,7 @@ WATCHED_PLANS = 5
 
 Config = (
     BenchConfig | DecodeBenchConfig | TrainBenchConfig | ForecastBenchConfig | WindowBenchConfig
-    | VehicleBenchConfig | ServerBenchConfig | PlansBenchConfig
+    | VehicleBenchConfig | ServerBenchConfig | PlansBenchConfig | ShapeBenchConfig
 )  # fmt: skip
 
 
@@ -64,6 +67,8 @@ def run(config: Config) -> int:
         return forecast.run(config)
     if isinstance(config, PlansBenchConfig):
         return plans.run(config)
+    if isinstance(config, ShapeBenchConfig):
+        return shape.run(config)
     if isinstance(config, WindowBenchConfig):
         return window.run(config)
     if isinstance(config, VehicleBenchConfig):
@@ -112,16 +117,16 @@ def _check(config: BenchConfig) -> None:
 
 
 def _make_arms(config: BenchConfig, setup: Setup, folder: Path, console: Console) -> list[BenchArm]:
-    arms = [published_arm(setup)]
-    with bar("making arms", len(config.arms), console) as advance:
-        for done, name in enumerate(config.arms):
+    arms, names = [published_arm(setup)], arm_names(config, setup.denoiser)
+    with bar("making arms", len(names), console) as advance:
+        for done, name in enumerate(names):
             advance(done, name)
 
             def told(note: str, done: int = done, name: str = name) -> None:
                 advance(done, f"{name}, {note}")
 
             arms.append(make_arm(name, config, setup, folder, told))
-        advance(len(config.arms), "")
+        advance(len(names), "")
     return arms
 
 
@@ -164,9 +169,14 @@ def _time(
     with bar("where the time goes", len(arms), console) as advance:
         for done, arm in enumerate(arms):
             advance(done, arm.name)
+            graph = arm.cached and arm.cached.graph
+            rng = Rng.for_envs(0, range(config.batch), history.ticks.tolist())
+            report = policies[arm.name].plan(history, rng=rng).report
             found[arm.name] = dataclasses.replace(
                 found[arm.name],
                 latencies_ms=timed[arm.name],
+                replayed=bool(report.replayed) if graph else None,
+                not_replayed="; ".join(report.not_replayed),
                 speedup=ratio_of_medians(published, timed[arm.name], paired=True),
                 stages_ms=measure_stages(arm.policy, history, WATCHED_PLANS),
             )
