@@ -37,8 +37,8 @@ class AccelReport:
             whose features were still there from an earlier plan.
         candidates: chunks that were drawn for each environment, where one was chosen of several.
         degraded: why a choice told nothing apart, to how many plans it happened in.
-        replayed: plans whose whole chain was one CUDA graph.
-        not_replayed: why a chain that was to be one was not, to how many plans it happened in.
+        replayed: plans whose whole chain was one CUDA graph, or each pass over whose text was one.
+        not_replayed: why what was to be one was not, to how many plans it happened in.
         stage_ms: wall time a stage, in milliseconds; a GPU may still work when a stage has ended.
     """
 

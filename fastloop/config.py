@@ -62,6 +62,7 @@ class DecodingOverrides:
     prune: str | None = None
     kept: float | None = None
     guidance: float | None = None
+    captured: bool | None = None
     temperature: float | None = None
     rollouts: int | None = None
     selector: str | None = None

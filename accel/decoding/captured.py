@@ -87,7 +87,8 @@ class Captured(Wrapped):
         wide = next((bucket for bucket in BUCKETS if bucket >= new), None)
         buffers = kv.buffers if isinstance(kv, FixedKV) else None
         if buffers is None or wide is None or kv.length - kv.shared + wide > buffers.slots:
-            self.unrecorded["no place at a fixed address, or too many tokens"] += 1
+            kept = "their keys lie elsewhere" if buffers is None else f"{new} tokens at once"
+            self.unrecorded[f"{kept}, of {len(ids)} rows"] += 1
             return self.model.forward(ids, positions=positions, mask=mask, kv=kv)
         assert isinstance(kv, FixedKV)
         before = kv.shared if buffers.prefix else kv.length
@@ -105,6 +106,12 @@ class Captured(Wrapped):
         )
         kv.advance(new)
         return logits[:, :new]
+
+    def told(self) -> tuple[int, Counter[str]]:
+        """`replayed` and `unrecorded` since this was asked last."""
+        told = self.replayed, self.unrecorded
+        self.replayed, self.unrecorded = 0, Counter()
+        return told
 
     def _pass(self, buffers: Buffers, *inputs: torch.Tensor) -> torch.Tensor:
         if buffers.recorded is None:

@@ -22,6 +22,7 @@ from fastloop.accel.decoding.caches import (
     WindowDiffusion,
 )
 from fastloop.accel.decoding.canvas import Canvas
+from fastloop.accel.decoding.captured import Captured
 from fastloop.accel.decoding.choose import Choice
 from fastloop.accel.decoding.commits import (
     Commit,
@@ -53,6 +54,7 @@ from fastloop.accel.decoding.speculative import Speculative
 from fastloop.accel.decoding.streaming import Streaming
 from fastloop.accel.decoding.tidar import TiDAR
 from fastloop.policies.dlm.filters import load_filter
+from fastloop.policies.dlm.fused import Fused
 from fastloop.policies.vla.prompt import Prompt
 from fastloop.policies.vla.qwen25vl import Qwen25VL
 from fastloop.policies.vla.selectors import SELECTORS
@@ -151,6 +153,8 @@ class DecodingConfig:
         kept: the share of them that is kept then.
         guidance: weight of classifier-free guidance away from what is said without the prompt; 0
             for none.
+        captured: on a GPU, passes as CUDA graphs over joined weights; elsewhere the same passes as
+            they are, which is no faster. Only where all tokens of pictures stay.
         temperature: 0 for the likeliest token. With several rollouts it is that of their last
             section, and the ones before are the likeliest.
         rollouts: N answers that share all but their last section.
@@ -165,6 +169,7 @@ class DecodingConfig:
     prune: str = ""
     kept: float = 0.5
     guidance: float = 0.0
+    captured: bool = False
     temperature: float = 0.0
     rollouts: int = 1
     selector: str = "mean"
@@ -183,6 +188,11 @@ class DecodingConfig:
             raise ValueError(
                 "commit learned needs the path of a filter, and no other takes one; got commit "
                 f"{self.commit!r} and filter {self.filter!r}"
+            )
+        if self.captured and self.prune:
+            raise ValueError(
+                f"captured and prune={self.prune!r}: passes that leave out tokens of pictures are "
+                "no two alike, so none is recorded; drop one of them"
             )
         if self.rollouts < 1 or not self.temperature >= 0:
             raise ValueError(
@@ -210,8 +220,12 @@ def build_model(config: DecodingConfig, model: LanguageModel) -> LanguageModel:
     asked = model
     if not _off():
         # The wrappers themselves look whether it is passed layer by layer.
+        if config.captured:
+            model = Fused(model)
         if config.skip and config.driver != "layer_skip":
             model = Skipping(cast(LayeredModel, model), config.skip)
+        if config.captured:
+            model = Captured(cast(LayeredModel, model))
         if config.prune:
             model = PRUNINGS[config.prune](cast(LayeredModel, model), config.kept)
     if config.guidance:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fastloop.accel.decoding.captured import Captured
 from fastloop.accel.decoding.choose import Choice, Greedy, Gumbel
 from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.rollouts import decode, rollouts
@@ -168,6 +169,10 @@ class VisionLanguagePlanner:
                 text = f"[constant velocity: {asked[b]}]"
             plans.append(candidates)
             texts.append(text)
+        if isinstance(self.writer, Captured):
+            passes, why = self.writer.told()
+            replayed = int(bool(passes) and not why)
+            report = replace(report, replayed=replayed, not_replayed=dict.fromkeys(why, 1))
         found = torch.stack([candidates for candidates, _ in plans])
         return Plan(
             actions=torch.stack([chosen for _, chosen in plans]),

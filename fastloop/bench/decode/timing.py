@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from fastloop.accel.graph import recording
 from fastloop.bench.decode.arms import DecodeArm
 from fastloop.bench.decode.moments import Moment
 from fastloop.policies.base import Plan
@@ -74,7 +75,8 @@ def time_in_turns(
         seed: of the noise.
         advance: called with the number of turns that are done.
     """
-    timed = {arm.name: Timed(_plan(arm, moments[0], seed)[0]) for arm in arms}
+    with recording():
+        timed = {arm.name: Timed(_plan(arm, moments[0], seed)[0]) for arm in arms}
     for turn in range(repeats * len(moments)):
         advance(turn, "")
         first = turn % len(arms)

@@ -9,6 +9,7 @@ from fastloop.accel.decoding import (
     BlockWindow,
     CachedDiffusion,
     Canvas,
+    Captured,
     Confidence,
     Elastic,
     Exactness,
@@ -29,6 +30,7 @@ from fastloop.accel.decoding import (
 from fastloop.accel.decoding.commits import BlockFilter, Calibration
 from fastloop.policies.dlm.decoder import Decoder
 from fastloop.policies.dlm.filters import save_filter
+from fastloop.policies.dlm.fused import Fused
 from fastloop.policies.vla.decoding import (
     COMMITS,
     DENOISING,
@@ -101,6 +103,20 @@ def test_what_a_name_is(make, regime, name, expected):
     assert driver == expected
     assert not isinstance(model, Skipping)
     assert getattr(driver, "window", None) != BlockWindow() or isinstance(driver, CachedDiffusion)
+
+
+def test_captured_is_what_is_left_of_the_model(make, monkeypatch):
+    model = make(Regime.CAUSAL_CONTEXT)
+    captured, driver = built(model, captured=True)
+    assert isinstance(captured, Captured)
+    assert isinstance(captured.model, Fused)
+    expected = decode(model, [[3, 5, 7]], CANVAS, driver)
+    assert torch.equal(decode(captured, [[3, 5, 7]], CANVAS, driver).tokens, expected.tokens)
+    skipping, _ = built(make(Regime.PREFIX_LM, native=True), captured=True, skip=[1])
+    assert skipping.layers == 3
+    assert isinstance(skipping, Captured)
+    monkeypatch.setenv("FASTLOOP_ACCEL", "off")
+    assert build_model(DecodingConfig(captured=True), model) is model
 
 
 def test_layers_are_skipped_in_drafts_or_in_every_pass(make):

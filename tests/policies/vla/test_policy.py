@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 
+from fastloop.accel.graph import recording
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.driving.whole_plans import WholePlans, plan_action
 from fastloop.policies.history import EpisodeHistory, History
@@ -202,6 +203,24 @@ def spoil(policy, monkeypatch, rows, path="trajectory"):
     monkeypatch.setattr(policy, "_write", spoiled)
 
 
+@pytest.mark.parametrize("rollouts", [1, 3])
+def test_recorded_passes_write_the_same(folder, fake_recorder, rollouts):
+    how = {"rollouts": rollouts, "temperature": 0.5}
+    plain, captured = load(folder, **how), load(folder, captured=True, **how)
+    captured.writer.recorder = fake_recorder()
+    expected = plain.plan(history(0), rng=rng(0))
+    unprepared = captured.plan(history(0), rng=rng(0))
+    with recording():
+        captured.plan(history(0), rng=rng(0))
+    plan = captured.plan(history(0), rng=rng(0))
+    assert plan.text == unprepared.text == expected.text
+    assert (plan.report.replayed, plan.report.not_replayed) == (1, {})
+    assert unprepared.report.replayed == 0
+    assert any("no CUDA graph was prepared" in why for why in unprepared.report.not_replayed)
+    several = captured.plan(history(0, 1), rng=rng(0, 1)).report
+    assert several.replayed == (rollouts > 1)  # one after the other, or one batch
+
+
 def test_an_answer_without_waypoints_goes_straight_on(folder, monkeypatch):
     policy = load(folder)
     spoil(policy, monkeypatch, [0])
@@ -272,6 +291,7 @@ def test_through_load_policy(folder):
         ({"temperature": -1.0}, "temperature at least 0"),
         ({"temperature": math.nan}, "temperature at least 0"),
         ({"rollouts": 2}, "2 rollouts at temperature 0 are all the same"),
+        ({"captured": True, "prune": "early"}, "no two alike, so none is recorded"),
     ],
 )
 def test_impossible_decoding(changes, told):
