@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 from fastloop import cli
 from fastloop.bench.forecast import run
-from fastloop.bench.forecast.events import EVENTS
+from fastloop.bench.forecast.events import CONCERNS, EVENTS
 from fastloop.bench.forecast.flow import CachedFlow, differences
 from fastloop.bench.forecast.forecasters import ConstantVelocity, Forecaster, GaussianVelocity
 from fastloop.bench.forecast.measure import Scores, event_intervals, intervals, score
@@ -194,7 +194,10 @@ def test_the_best_counts_and_events_are_shares(data):
     for name, event in EVENTS.items():
         past, future = torch.from_numpy(test.past), torch.from_numpy(test.future)
         first, other = event(past, future), event(past, future + 1)
-        np.testing.assert_allclose(found.said[name], (first.float() + 3 * other.float()) / 4)
+        expected = (first.float() + 3 * other.float()) / 4
+        if name in CONCERNS:
+            expected[~CONCERNS[name](past)] = torch.nan
+        np.testing.assert_allclose(found.said[name], expected)
         assert found.happened[name].tolist() == first.tolist()
 
 
@@ -253,6 +256,8 @@ def test_events_by_hand():
             future = ahead.clone()
             future[-1] = torch.tensor(end)
             assert bool(event(past, future)) == (name == other)
+    assert CONCERNS["slows_down"](past)
+    assert not CONCERNS["slows_down"](0.3 * past), "0.15 m may be an annotator's hand"
 
 
 def test_intervals_know_who_is_alike():
@@ -267,6 +272,11 @@ def test_intervals_know_who_is_alike():
     assert found["auroc_turns_left"].value == 1
     assert found["auroc_turns_left"].low == 1
     assert found["ece_turns_left"].value == pytest.approx(0.1)
+    said = np.where(np.arange(500) < 400, scores.said["turns_left"], np.nan)
+    some = Scores({}, {"slows_down": said}, {"slows_down": came | (np.arange(500) >= 400)})
+    found = event_intervals(some, np.arange(500).astype(str))
+    assert found["ece_slows_down"].value == pytest.approx(0.1), "whom it concerns"
+    assert found["ece_slows_down"].n == 400
 
 
 def test_turns_are_of_the_same_agents(data):

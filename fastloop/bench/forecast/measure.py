@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastloop.bench.forecast.events import EVENTS
+from fastloop.bench.forecast.events import CONCERNS, EVENTS
 from fastloop.bench.forecast.forecasters import Forecaster
 from fastloop.datasets.scores.intervals import mean_interval
 from fastloop.datasets.scores.probabilities import auroc, expected_calibration_error
@@ -41,7 +41,7 @@ class Scores:
     Attributes:
         columns: name of one of `UNITS` to (n,) a trajectory's figure; what an arm has no samples or
             no density for is not there.
-        said: name of an event to its probabilities (n,).
+        said: name of an event to its probabilities (n,), NaN of whom it does not concern.
         happened: name of an event to whether it did (n,).
     """
 
@@ -118,7 +118,10 @@ def score(
         for name, values in found.items():
             columns[name].append(values)
         for name, event in events.items():
-            said[name].append(forecaster.event_probabilities(past, futures, event).cpu().numpy())
+            likely = forecaster.event_probabilities(past, futures, event).cpu()
+            if name in CONCERNS:
+                likely = likely.masked_fill(~CONCERNS[name](past), torch.nan)
+            said[name].append(likely.numpy())
             happened[name].append(event(past, future).numpy())
         advance(rows.stop)
     return Scores(
@@ -142,9 +145,10 @@ def event_intervals(scores: Scores, groups: NDArray[np.str_]) -> dict[str, Inter
     """``ece_<event>`` and ``auroc_<event>`` of every event, bootstrapped over groups."""
     found = {}
     for name, said in scores.said.items():
-        came = scores.happened[name]
+        concerned = ~np.isnan(said)
+        rows = said[concerned], scores.happened[name][concerned], groups[concerned]
         for what, figure in (("ece", expected_calibration_error), ("auroc", auroc)):
-            found[f"{what}_{name}"] = bootstrap(figure, said, came, groups)
+            found[f"{what}_{name}"] = bootstrap(figure, *rows)
     return found
 
 
