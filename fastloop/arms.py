@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
@@ -13,6 +14,7 @@ import torch
 
 from fastloop.accel.apply import AcceleratedLoop, accelerate, remove
 from fastloop.accel.block_cache.plan import CachePlan
+from fastloop.accel.graph import recording
 from fastloop.bench.config import BenchConfig
 from fastloop.config import EvalConfig, PolicyConfig, SamplerOverrides
 from fastloop.policies.base import Policy
@@ -147,7 +149,8 @@ def time_plans(
         for name, policy in arms.items():
             seen = arriving(history, policy.spec)
             started = perf_counter()
-            policy.plan(seen, rng=rng)
+            with nullcontext() if turn else recording():
+                policy.plan(seen, rng=rng)
             timed[name].append(1e3 * (perf_counter() - started))
         if progress is not None:
             progress(turn)

@@ -10,6 +10,7 @@ from time import perf_counter
 
 import torch
 
+from fastloop.accel.graph import recording
 from fastloop.policies.base import Policy
 from fastloop.policies.history import EpisodeHistory, Frame, History
 from fastloop.policies.rng import Rng
@@ -62,7 +63,8 @@ def _example(spec: TensorSpec) -> torch.Tensor:
 
 
 def prepare(policy: Policy, *, threads: int = 0, batch: int = 1, repeats: int = 3) -> Preparation:
-    """Warm `policy` up and set torch's thread count for it.
+    """Warm `policy` up and set torch's thread count for it; on a GPU, record what it does for
+    `batch` environments.
 
     Small policies lose badly on several threads, large ones gain; so it is measured, each count
     warm, in turns. On a busy machine several threads may wait for each other for seconds: a count
@@ -90,7 +92,8 @@ def prepare(policy: Policy, *, threads: int = 0, batch: int = 1, repeats: int = 
             torch.set_num_threads(count)
             seen = arriving(history, policy.spec)
             started = perf_counter()
-            policy.plan(seen, rng=rng)
+            with recording():
+                policy.plan(seen, rng=rng)
             if turn:  # the first one of each count is cold
                 samples[count].append(1e3 * (perf_counter() - started))
         if turn:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
 
+from fastloop.accel.graph import recording
 from fastloop.accel.report import AccelReport
 from fastloop.policies.base import Policy
 from fastloop.policies.chunks import Chunking
@@ -297,13 +298,14 @@ class _Loop:
         rows = self.config.plan_batch or len(due)
         for first in range(0, len(due), rows):
             slots = due[first : first + rows]
+            padded = max(len(slots), self.config.plan_batch)
+            cold = padded not in self.warm
             start, cpu_start = time.perf_counter(), time.thread_time()
-            plan = self.session.plan([slot.env for slot in slots])
+            with recording() if cold else nullcontext():
+                plan = self.session.plan([slot.env for slot in slots])
             seconds = time.perf_counter() - start
             self.times.policy_s += seconds
             self.times.runner_s -= time.thread_time() - cpu_start
-            padded = max(len(slots), self.config.plan_batch)
-            cold = padded not in self.warm
             self.warm.add(padded)
             call = PlanCall(seconds * 1000, len(slots), cold, dict(plan.report.stage_ms))
             self.timing.append(asdict(call), durable=False)

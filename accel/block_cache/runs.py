@@ -72,7 +72,7 @@ class FusedRuns:
         self.ends = ends
         self.solver = Solver(solver.rows.to(dtype), solver.clip)
         self.tau = torch.tensor(times, dtype=dtype, device=weight.device)
-        self.kernel = form_of("reused_run", weight)
+        self.kernel = form_of("reused_run", weight).reused_run
         _ = ends.folded  # now, and not in a chain that is being recorded
 
     def leaps(self, cache: Cache) -> dict[int, Leap]:
@@ -87,7 +87,7 @@ class FusedRuns:
                 instruction(sample, None, run.first, None, cache)  # type: ignore[arg-type]
             residuals = [cache[slot] for slot in run.slots]
             tau = self.tau if len(residuals) > 1 else None
-            following, memory = self.kernel.reused_run(
+            following, memory = self.kernel(
                 sample, memory, noises, residuals, tau, self.ends, self.solver, run.first, run.last
             )
             return following, memory, run.last

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fastloop.accel.graph import recording
 from fastloop.deploy.server.protocol import OURS, Request, answer
 from fastloop.deploy.server.sessions import Key, Row, join
 from fastloop.policies.base import Budget, Plan, Policy
@@ -114,11 +115,12 @@ class Batcher:
 
     def _warm(self) -> None:
         """Every number of rows is another shape to a compiler and to a memory pool: try the ends,
-        each twice."""
+        each twice. On a GPU these are also the numbers that CUDA graphs are recorded for."""
         for rows in (1, self.max_batch):
             history = example_history(self.policy.spec, rows)
             for turn in range(2):
-                self._plan([history], [(0, turn, 0)] * rows, None)
+                with recording():
+                    self._plan([history], [(0, turn, 0)] * rows, None)
 
     def _next(self) -> list[Job]:
         """The jobs of the next plan; none at the end."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fastloop.accel.apply import AcceleratedLoop, accelerate, remove
+from fastloop.accel.apply import AcceleratedLoop, accelerate, remove, stack_of
 from fastloop.accel.block_cache.cached import CachedLoop
 from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.accel.block_cache.search import refine
@@ -23,7 +23,7 @@ from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.run_folder import config_digest
 from fastloop.setup import Setup, denoiser_of, load
 
-__all__ = ["PUBLISHED", "BenchArm", "make_arm", "published_arm"]
+__all__ = ["PUBLISHED", "BenchArm", "arm_names", "make_arm", "published_arm"]
 
 PUBLISHED = "published"
 CALIBRATION = 900_000  # first seed of the episodes that plans are decided on
@@ -60,6 +60,12 @@ class BenchArm:
 def published_arm(setup: Setup) -> BenchArm:
     """The network evaluated as a whole at every step, nothing shared between steps."""
     return BenchArm(PUBLISHED, remove(setup.denoiser), AccelConfig(), exact=True)
+
+
+def arm_names(config: BenchConfig, policy: DiffusionPolicy) -> list[str]:
+    """The arms that are compared on the policy's device, in their order."""
+    on_cuda = policy.sampler.timesteps.is_cuda
+    return [name for name, arm in config.arms.items() if on_cuda or not arm.cuda]
 
 
 def make_arm(
@@ -127,8 +133,9 @@ def _accelerated(
     plan = cached.plan
     if search.evaluations:
         plan = refine(
-            plan, cached.stack, cached.sampler, *inputs(search.observations + search.held_out),
-            search, progress=lambda done, note: told(f"plan {done}: {note}"),
+            plan, stack_of(policy, accel), cached.sampler,
+            *inputs(search.observations + search.held_out), search,
+            progress=lambda done, note: told(f"plan {done}: {note}"),
         ).plan  # fmt: skip
     kept.parent.mkdir(exist_ok=True)
     plan.save(kept)

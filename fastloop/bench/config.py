@@ -26,11 +26,13 @@ class ArmConfig:
         accel: what is reused; a kind that needs a plan and names none is calibrated.
         refine: search for a better plan, started from that one; 0 evaluations for none.
         sampler: what replaces the policy's, with the parts of `SamplerConfig` that are not null.
+        cuda: it is another arm's equal but for how a GPU runs it, and is left out elsewhere.
     """
 
     accel: AccelConfig = field(default_factory=AccelConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     sampler: SamplerOverrides = field(default_factory=SamplerOverrides)
+    cuda: bool = False
 
 
 @dataclass
@@ -83,6 +85,7 @@ class DecodeArmConfig:
         prune: how tokens of pictures are left out: `withdrawn`, `early`, `late` or `progressive`.
         kept: the share of them that is kept then.
         guidance: weight of classifier-free guidance; 0 for none.
+        captured: on a GPU, passes as CUDA graphs.
         temperature: 0 for the likeliest token.
         rollouts: answers that share all but their last section.
         selector: how they become one plan: `mean`, `medoid` or `feasible`.
@@ -96,6 +99,7 @@ class DecodeArmConfig:
     prune: str = ""
     kept: float = 0.5
     guidance: float = 0.0
+    captured: bool = False
     temperature: float = 0.0
     rollouts: int = 1
     selector: str = "mean"

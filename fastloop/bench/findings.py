@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fastloop.accel.apply import stack_of
 from fastloop.accel.flops import count_call, count_stack
 from fastloop.bench.action_error import ActionError
 from fastloop.bench.arms import BenchArm
@@ -40,7 +41,8 @@ def measure_work(arm: BenchArm, chunks: Chunks) -> Work:
     if arm.cached is None or arm.plan is None:
         _, once = count_call(arm.policy.model.denoise, noise[0], timesteps[0], cond)
         return Work(once * len(timesteps), 0.0, len(timesteps))
-    flops = count_stack(arm.cached.stack, noise[0], cond).of(arm.plan)
+    stack = stack_of(arm.policy, arm.accel)  # without kernels, whose operations nobody counts
+    flops = count_stack(stack, noise[0], cond).of(arm.plan)
     return Work(flops, arm.plan.reuse_fraction, int(arm.plan.mask().any(axis=1).sum()))
 
 
@@ -54,6 +56,8 @@ class ArmFindings:
         parity: the gate; None for the policy as published, which is the reference.
         error: of its actions, likewise.
         latencies_ms: warm plans.
+        replayed: whether its chain was one CUDA graph; None where it was not to be one.
+        not_replayed: why it was none.
         speedup: over the policy as published, measured whether or not it may be shown.
         stages_ms: where the time of a plan goes.
         comparison: success in closed loop.
@@ -65,6 +69,8 @@ class ArmFindings:
     parity: Parity | None = None
     error: ActionError | None = None
     latencies_ms: Sequence[float] = ()
+    replayed: bool | None = None
+    not_replayed: str = ""
     speedup: Interval | None = None
     stages_ms: Mapping[str, float] | None = None
     comparison: Comparison | None = None
@@ -119,6 +125,8 @@ def metrics(arms: Sequence[ArmFindings], unit: str) -> dict[str, dict[str, Any]]
         found[f"flops_{name}"] = _metric(work.flops, "FLOP")
         found[f"reused_{name}"] = _metric(work.reused, "1")
         found[f"speedup_{name}"] = {"unit": "x"} | (asdict(shown) if shown else {})
+        if arm.replayed is not None:
+            found[f"replayed_{name}"] = _metric(float(arm.replayed), "1")
         found[f"parity_{name}"] = _metric(arm.parity.double, "normalized")
         found[f"parity_as_timed_{name}"] = _metric(arm.parity.as_timed, "normalized")
         if arm.error:

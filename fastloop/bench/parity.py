@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fastloop.accel.apply import AcceleratedLoop, accelerate
+from fastloop.accel.apply import AcceleratedLoop, accelerate, stack_of
 from fastloop.accel.block_cache.reference import reference_loop
+from fastloop.accel.graph import recording
 from fastloop.bench.arms import BenchArm
 from fastloop.bench.chunks import Chunks
 
@@ -41,14 +42,17 @@ def measure_parity(arm: BenchArm, chunks: Chunks) -> Parity:
     plain = arm.policy.to(torch.float64)
     fast = accelerate(plain, arm.accel)
     noise, cond = chunks.inputs(fast)
-    answer, _ = fast.loop(noise, cond)
+    with recording():
+        answer, _ = fast.loop(noise, cond)
     references = []
     if isinstance(fast.loop, AcceleratedLoop):
         loop = fast.loop.fast
-        references.append(reference_loop(loop.stack, loop.sampler, loop.plan, noise, cond))
+        stack = stack_of(plain, arm.accel)  # without kernels
+        references.append(reference_loop(stack, loop.sampler, loop.plan, noise, cond))
     if arm.plan is None or not arm.plan.reused:
         references.append(plain.loop(noise, cond)[0])
-    timed, _ = arm.policy.loop(*chunks.inputs(arm.policy))
+    with recording():
+        timed, _ = arm.policy.loop(*chunks.inputs(arm.policy))
     return Parity(
         double=float(torch.stack([answer - expected for expected in references]).abs().max()),
         as_timed=float((timed.double() - references[0]).abs().max()),

@@ -21,7 +21,7 @@ CAPTION = (
     "published on the same noise; a sampler of its own takes another way to its actions, so that "
     "its error is no loss by itself."
 )
-FIRST, LAST = ("network", "observations", "context", "always"), ("reuse", "solver", "rest")
+FIRST, LAST = ("network", "graph", "observations", "context", "always"), ("reuse", "solver", "rest")
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,9 @@ def print_tables(arms: Sequence[ArmFindings], unit: str, console: Console) -> No
         console.print(f"  {arm.name}: {told or 'not measured'}", markup=False, highlight=False)
     console.print(CAPTION, style="dim", markup=False, highlight=False)
     for arm in arms:
+        if arm.not_replayed:
+            told = f"{arm.name}: no CUDA graph: {arm.not_replayed}"
+            console.print(Text(told, style="bold yellow"))
         if arm.refused:
             told = f"{arm.name}: {arm.refused}; no speed-up is claimed"
             console.print(Text(told, style="bold red"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from fastloop.accel.apply import AcceleratedLoop
 from fastloop.accel.block_cache.cached import CachedLoop
 from fastloop.accel.block_cache.program import Compute
 from fastloop.accel.denoise import PlainLoop
+from fastloop.accel.graph import recording
 from fastloop.accel.report import AccelReport
 from fastloop.accel.samplers.base import Sampler, denoise
 from fastloop.policies.diffusion.policy import DiffusionPolicy
@@ -30,20 +33,27 @@ def measure_stages(policy: DiffusionPolicy, history: History, repeats: int) -> d
 
     Stages: `observations` (what is around the loop: condition, noise, units), `context` (once a
     chunk), `always` (begin and finish of every step), a kind of branch each, `reuse` (what stands
-    in for branches), `solver`, and `rest`, which is Python. A policy as published has `network`.
+    in for branches), `solver`, and `rest`, which is Python. A policy as published has `network`; a
+    chain that is one CUDA graph is the stage `graph`.
     """
     watch = Stopwatch(next(policy.model.model.parameters()).device)
     loop = policy.loop.fast if isinstance(policy.loop, AcceleratedLoop) else policy.loop
-    watched = WatchedCache(loop, watch) if isinstance(loop, CachedLoop) else Watched(loop, watch)
-    timed = policy.with_loop(watched)
+    timed = policy.with_loop(_watched(loop, watch))
     for turn in range(repeats + 1):
         if turn == 1:  # the first one was cold
             watch.ms.clear()
         rng = Rng.for_envs(0, [turn] * len(history), history.ticks.tolist())
-        watch("plan", timed.plan, arriving(history, policy.spec), rng=rng)
+        with nullcontext() if turn else recording():
+            watch("plan", timed.plan, arriving(history, policy.spec), rng=rng)
     ms = {stage: total / repeats for stage, total in watch.ms.items()}
     plan, chain = ms.pop("plan"), ms.pop("chain")
     return {"observations": plan - chain, **ms, "rest": chain - sum(ms.values())}
+
+
+def _watched(loop: PlainLoop | CachedLoop, watch: Stopwatch) -> Watched:
+    if not isinstance(loop, CachedLoop):
+        return Watched(loop, watch)
+    return WatchedCache(loop, watch) if loop.graph is None else WatchedGraph(loop, watch)
 
 
 class Stopwatch:
@@ -65,7 +75,7 @@ class Stopwatch:
 class Watched:
     """A `PlainLoop`, call by call."""
 
-    def __init__(self, loop: PlainLoop, watch: Stopwatch) -> None:
+    def __init__(self, loop: Any, watch: Stopwatch) -> None:
         self.loop = loop
         self.watch = watch
 
@@ -107,7 +117,19 @@ class WatchedCache(Watched):
                 h = watch(stage, instruction, h, stack, k, ctx, cache)
             return watch("always", stack.finish, h, k, ctx)
 
-        return denoise(WatchedSampler(self.loop.sampler, watch), network, noise)
+        fused = {} if self.loop.fused is None else self.loop.fused.leaps(cache)
+        leaps = {first: partial(watch, "reuse", leap) for first, leap in fused.items()}
+        return denoise(WatchedSampler(self.loop.sampler, watch), network, noise, leaps)
+
+
+class WatchedGraph(Watched):
+    """A `CachedLoop` as one piece."""
+
+    loop: CachedLoop
+
+    def chain(self, noise: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+        """The samples' way from noise to actions."""
+        return self.watch("graph", self.loop, noise, cond)[0]
 
 
 class WatchedSampler:

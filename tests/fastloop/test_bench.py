@@ -4,16 +4,21 @@ import dataclasses
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fastloop import cli
 from fastloop.accel.apply import accelerate
+from fastloop.accel.block_cache import CachedLoop
 from fastloop.accel.config import AccelConfig
+from fastloop.accel.graph import Graph
+from fastloop.accel.kernels.ffn import reference
 from fastloop.bench import parity, success
-from fastloop.bench.arms import BenchArm
+from fastloop.bench.arms import BenchArm, arm_names
 from fastloop.bench.chunks import Chunks
+from fastloop.bench.config import ArmConfig, BenchConfig
 from fastloop.bench.parity import Parity, measure_parity
 from fastloop.bench.stages import measure_stages
 from fastloop.config import PolicyConfig
@@ -260,6 +265,64 @@ def test_watched_plans_are_the_same_plans(setup, kind, monkeypatch):
     assert kinds <= set(stages)
     assert ("reuse" in stages) == (kind in ("uniform", "zeus"))
     assert all(ms > 0 for ms in stages.values())
+
+
+def test_a_recorded_chain_is_one_stage(setup, fake_recorder):
+    recorder = fake_recorder()
+    fast = accelerate(setup.policy, AccelConfig("uniform", budget=8))
+    fast.loop.fast.graph = Graph(fast.loop.fast.chain, recorder)
+    stages = measure_stages(fast, setup.observations(2, 0), repeats=2)
+    assert set(stages) == {"observations", "graph", "rest"}
+    assert (recorder.captured, recorder.replayed) == (1, 3)
+
+
+def test_the_fused_run_is_timed_as_reuse(setup, monkeypatch):
+    fast = accelerate(setup.policy, AccelConfig("uniform", budget=8, kernels=["reused_run"]))
+    runs = []
+    kernel = fast.loop.fast.fused.kernel
+    monkeypatch.setattr(
+        fast.loop.fast.fused, "kernel", lambda *run: runs.append(run[-2:]) or kernel(*run)
+    )
+    stages = measure_stages(fast, setup.observations(1, 0), repeats=1)
+    assert stages["reuse"] > 0
+    assert runs
+
+
+def test_arms_for_gpus_are_left_out_elsewhere(setup):
+    arms = {"exact": ArmConfig(), "exact_eager": ArmConfig(cuda=True)}
+    config = BenchConfig(arms=arms)
+    assert arm_names(config, setup.denoiser) == ["exact"]
+    on_cuda = SimpleNamespace(sampler=SimpleNamespace(timesteps=SimpleNamespace(is_cuda=True)))
+    assert arm_names(config, on_cuda) == ["exact", "exact_eager"]
+
+
+def test_the_gate_holds_kernels_against_the_network_without_them(setup, monkeypatch):
+    chunks = Chunks.draw(setup, 1, 0, 0)
+    config = AccelConfig("exact", kernels=["ffn"])
+    arm = BenchArm("exact", accelerate(setup.policy, config), config, exact=True)
+    assert measure_parity(arm, chunks).holds
+    feed_forward = reference.feed_forward
+    monkeypatch.setattr(reference, "feed_forward", lambda *args: 1.001 * feed_forward(*args))
+    assert not measure_parity(arm, chunks).holds
+
+
+def test_why_a_chain_is_no_graph_is_told(policy, fake_recorder, tmp_path, monkeypatch, capfd):
+    broken = fake_recorder(RuntimeError("operation not permitted when stream is capturing"))
+    made = CachedLoop.__init__
+
+    def recorded(self, *args, **kwargs):
+        made(self, *args, **kwargs | {"recorder": broken})
+
+    monkeypatch.setattr(CachedLoop, "__init__", recorded)
+    with pytest.warns(RuntimeWarning, match="not permitted when stream is capturing"):
+        code = bench(policy, tmp_path, "episodes=0", *ARMS)
+    assert code == 0
+    found = metrics(tmp_path)
+    assert found["replayed_exact"]["value"] == 0
+    assert "replayed_published" not in found
+    printed = " ".join(capfd.readouterr().out.split())
+    assert "exact: no CUDA graph: the CUDA graph of" in printed
+    assert "not permitted when stream is capturing" in printed
 
 
 def test_a_loop_that_is_off_is_seen(setup):

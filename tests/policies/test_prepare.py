@@ -5,9 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastloop.accel.apply import accelerate
+from fastloop.accel.config import AccelConfig
+from fastloop.accel.graph import Graph
 from fastloop.policies import prepare as module
 from fastloop.policies.history import EpisodeHistory, History
 from fastloop.policies.prepare import arriving, example_history, prepare
+from fastloop.policies.rng import Rng
 from fastloop.policies.spec import ActionSpec, PolicySpec, TensorSpec
 
 
@@ -126,3 +130,16 @@ def test_a_timed_plan_does_the_work_of_one_in_the_middle_of_an_episode(every, ol
     assert [bool(frame.memo) for frame in timed.frames[0]] == remembered
     assert torch.equal(timed["state"], history["state"])
     assert all(frame.memo for frame in history.frames[0]), "what is timed is a copy"
+
+
+def test_what_is_prepared_for_is_recorded_and_nothing_else(diffusion_policy, fake_recorder):
+    recorder = fake_recorder()
+    policy = accelerate(diffusion_policy(), AccelConfig("uniform", budget=2))
+    policy.loop.fast.graph = Graph(policy.loop.fast.chain, recorder)
+    prepare(policy, threads=1, batch=3)
+    assert recorder.captured == 1
+    for batch, replayed in ((3, 1), (2, 0), (3, 1)):
+        rng = Rng.for_envs(0, range(batch), [0] * batch)
+        plan = policy.plan(example_history(policy.spec, batch), rng=rng)
+        assert plan.report.replayed == replayed
+    assert recorder.captured == 1, "nobody who is served waits for a recording"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastloop.accel.graph import Graph
 from fastloop.accel.report import AcceleratorIdleError
 from fastloop.policies.chunks import TemporalEnsemble
 from fastloop.policies.spec import SpecMismatchError
@@ -105,6 +106,22 @@ def test_moments_are_of_the_actions_that_were_executed(homing, tmp_path, monkeyp
     assert len(sent) >= episode.steps
     assert episode.moments == moments_of(sent[: episode.steps])
     assert episode.summary.moments == episode.moments
+
+
+def test_the_first_call_with_as_many_rows_records(homing, tmp_path, fake_recorder):
+    recorder = fake_recorder()
+    graph = Graph(lambda state: (state,), recorder)
+    reasons = []
+
+    class Recorded(homing):
+        def plan(self, history, **options):
+            reasons.append(graph(history["observation.state"])[1])
+            return super().plan(history, **options)
+
+    go(Recorded(), tmp_path, ITEMS[:3], config=RunConfig(num_envs=2, plan_batch=2))
+    assert recorder.captured == 1
+    assert set(reasons) == {""}
+    assert len(reasons) == recorder.replayed > 1
 
 
 def test_leaving_the_arena_is_a_failure(homing, tmp_path):

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from fastloop.accel.graph import Graph
 from fastloop.deploy.server.batching import Batcher, DeadlineError, Job
 from fastloop.deploy.server.protocol import Request
 from fastloop.deploy.server.sessions import Row
@@ -93,3 +94,18 @@ def test_it_is_busy_only_while_the_policy_plans_even_if_that_fails(echo):
     batcher.close()
     assert seen[0] >= 0.02
     assert batcher.busy_s == 0
+
+
+def test_only_warming_up_records(echo, fake_recorder):
+    recorder = fake_recorder()
+    graph = Graph(lambda state: (state,), recorder)
+    policy = echo()
+    policy.before = lambda history: graph(history[STATE])
+    batcher = Batcher(policy, max_batch=4, max_wait_s=5.0, clients=lambda: 2)
+    batcher.start()
+    batcher.ready.result(20)
+    assert recorder.captured == 2, "one client and the most"
+    futures = [batcher.submit(job(policy, n)) for n in (1, 2)]
+    assert [future.result(20)["fastloop"]["batch"] for future in futures] == [2, 2]
+    batcher.close()
+    assert recorder.captured == 2
