@@ -30,8 +30,8 @@ def caption(samples: int, drawn: int) -> str:
         f"points under a kernel density of {drawn} samples; own: that of the whole future, all its "
         "numbers in m, under the forecaster's own density. ECE: how far probabilities of events "
         "lie from frequencies; AUROC: how well they tell; slowing down is asked of those who move; "
-        "a forecaster of a single future says 0 or 1. Intervals are by a bootstrap over pedestrians, "
-        "or recordings of bodies."
+        "a forecaster of a single future says 0 or 1. Intervals are by a bootstrap over "
+        "pedestrians, or recordings of bodies."
     )
 
 
