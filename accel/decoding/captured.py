@@ -87,8 +87,8 @@ class Captured(Wrapped):
         wide = next((bucket for bucket in BUCKETS if bucket >= new), None)
         buffers = kv.buffers if isinstance(kv, FixedKV) else None
         if buffers is None or wide is None or kv.length - kv.shared + wide > buffers.slots:
-            kept = "their keys lie elsewhere" if buffers is None else f"{new} tokens at once"
-            self.unrecorded[f"{kept}, of {len(ids)} rows"] += 1
+            why = "their keys lie elsewhere" if buffers is None else f"{new} tokens at once"
+            self.unrecorded[f"{why}, of {len(ids)} rows"] += 1
             return self.model.forward(ids, positions=positions, mask=mask, kv=kv)
         assert isinstance(kv, FixedKV)
         before = kv.shared if buffers.prefix else kv.length

@@ -273,7 +273,7 @@ def test_through_load_policy(folder):
     assert plan.actions.shape == (1, 51, 41)
     assert plan.candidates.shape == (1, 2, 51, 41)
     with pytest.raises(
-        ValueError, match=r"unknown decoding fields \['steps'\]; have \['commit', 'driver'"
+        ValueError, match=r"unknown decoding fields \['steps'\]; have \['captured', 'commit'"
     ):
         load_policy(folder, env=ENV, sampler={"steps": 3})
     with pytest.raises(ValueError, match="give env="):
