@@ -9,11 +9,12 @@ in the order in which a product with few rows reads them fastest.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
 from fastloop.accel.block_cache.stack import Branch
 from fastloop.policies.diffusion.fused import (
@@ -130,22 +131,30 @@ class _SplitMemory:
         # (K, L, 2, 1, H, 1, D)
         self.time = torch.stack(tables).permute(2, 0, 1, 3, 4, 5)[:, :, :, None]
 
-    def context(self, cond: torch.Tensor | None) -> list[torch.Tensor] | None:
-        """Keys and values (2, B, H, M, D) for each layer, the time token's place left free."""
+    def context(self, cond: torch.Tensor | None) -> _Keys | None:
+        """Keys and values of the observations, the time token's place left free."""
         if self.net.cond_obs_emb is None:
             return None
         tokens = self.net.encoder(self.net.cond_obs_emb(cond) + self.net.cond_pos_emb[:, 1:])
         observed = [_split_heads(project(tokens), 2, heads) for project, heads in self.projections]
-        return [torch.cat([keys[..., :1, :], keys], dim=-2) for keys in observed]
+        return _Keys(pad(torch.stack(observed), (0, 0, 1, 0)))
 
-    def keys(self, layer: int, k: int, ctx: list[torch.Tensor] | None, batch: int) -> torch.Tensor:
+    def keys(self, layer: int, k: int, ctx: _Keys | None, batch: int) -> torch.Tensor:
         """Keys and values (2, B, H, M, D) of one layer at step k, until another step's are asked
         for."""
-        time = self.time[k, layer]
         if ctx is None:
-            return time.expand(-1, batch, -1, -1, -1)
-        ctx[layer][..., :1, :] = time
-        return ctx[layer]
+            return self.time[k, layer].expand(-1, batch, -1, -1, -1)
+        if ctx.step != k:  # one copy for all layers
+            ctx.step, ctx.all[..., :1, :] = k, self.time[k]
+        return ctx.all[layer]
+
+
+@dataclass
+class _Keys:
+    """Keys and values (L, 2, B, H, M, D) of all layers; the first token is the time of `step`."""
+
+    all: torch.Tensor
+    step: int | None = None
 
 
 class _MixedMemory:
@@ -176,7 +185,7 @@ class _MixedMemory:
 class _SelfAttention:
     def __init__(self, layer: Any, mask: torch.Tensor | None) -> None:
         attention = layer.self_attn
-        self.norm, self.mask, self.heads = layer.norm1, mask, attention.num_heads
+        self.norm, self.mask, self.heads = layer.norm1, _aligned(mask), attention.num_heads
         self.packed = _Linear(attention.in_proj_weight, attention.in_proj_bias)
         self.out = _Linear.of(attention.out_proj)
 
@@ -194,7 +203,7 @@ class _CrossAttention:
         index: int,
     ) -> None:
         attention, E = layer.multihead_attn, layer.multihead_attn.embed_dim
-        self.norm, self.mask, self.heads = layer.norm2, mask, attention.num_heads
+        self.norm, self.mask, self.heads = layer.norm2, _aligned(mask), attention.num_heads
         self.memory, self.index = memory, index
         self.query = _Linear(attention.in_proj_weight[:E], attention.in_proj_bias[:E])
         self.out = _Linear.of(attention.out_proj)
@@ -230,6 +239,15 @@ def _attend(
     """Attention of (B, H, S, D) queries, its heads merged to (B, S, E)."""
     heads = scaled_dot_product_attention(q, keys, values, attn_mask=mask)
     return heads.transpose(1, 2).flatten(2)
+
+
+def _aligned(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """`mask` with rows that begin at multiples of 8 numbers: what CUDA's attention would else copy
+    it to at every call."""
+    if mask is None:
+        return None
+    width = mask.shape[-1]
+    return pad(mask, (0, -width % 8))[:, :width]
 
 
 def _split_heads(packed: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
