@@ -15,6 +15,8 @@ from fastloop.policies.dlm.layers import Rotation, turned
 
 __all__ = ["Fused", "product"]
 
+SHAPES = 64
+
 
 class Fused(Wrapped):
     """Queries, keys and values of a layer by one product, and gate and up of its MLP by another.
@@ -44,6 +46,8 @@ class Fused(Wrapped):
         self.products = nn.ModuleList(_products(block) for block in self.blocks)
         self._project, self._finish = _project, _finish
         if compiled:
+            # More shapes and kinds of weights come up than torch compiles for of its own accord.
+            torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
             self._project, self._finish = torch.compile(_project), torch.compile(_finish)
 
     @torch.no_grad()
