@@ -153,8 +153,8 @@ class DecodingConfig:
         kept: the share of them that is kept then.
         guidance: weight of classifier-free guidance away from what is said without the prompt; 0
             for none.
-        captured: on a GPU, passes as CUDA graphs over joined weights; elsewhere the same passes as
-            they are, which is no faster. Only where all tokens of pictures stay.
+        captured: on a GPU, passes as CUDA graphs over joined weights; elsewhere the same passes
+            without graphs. Only where all tokens of pictures stay.
         temperature: 0 for the likeliest token. With several rollouts it is that of their last
             section, and the ones before are the likeliest.
         rollouts: N answers that share all but their last section.
