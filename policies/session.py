@@ -34,6 +34,8 @@ class Session:
             round differently for different row counts; 0 plans with exactly the rows that are due.
             Let it be a multiple of 8, or of 16 for a network with layers of odd width: functions
             like Mish round the last elements differently where they do not fill a vector register.
+            Some processors round products of odd width with few outputs by a row's place, too,
+            whatever the number.
     """
 
     def __init__(

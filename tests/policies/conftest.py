@@ -56,7 +56,7 @@ def build(
             global_cond_dim=n_obs_steps * width,
             down_dims=(8, 16),
             n_groups=4,
-            diffusion_step_embed_dim=8,
+            diffusion_step_embed_dim=10,  # and 14 make 24: products of odd width may round by place
         )
     for parameter in net.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)

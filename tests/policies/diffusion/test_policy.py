@@ -75,7 +75,7 @@ def test_a_plan_repeats(diffusion_policy, plan, kind):
 
 @pytest.mark.parametrize("network", ["transformer", "unet"])
 def test_a_row_does_not_depend_on_its_neighbors(diffusion_policy, plan, network):
-    """With 16 rows, see `Session`: the U-Net takes Mish of 22 numbers a row."""
+    """With 16 rows, see `Session`."""
     policy = diffusion_policy(network)
     episodes = list(range(16))
     expected = plan(policy, episodes).actions
