@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from fastloop.accel.report import AccelReport
 from fastloop.policies.base import Plan
@@ -28,14 +29,14 @@ class Homing:
         )
         self.calls = []
         weights = torch.Generator().manual_seed(0)
-        self.mix = torch.randn(6, 64, generator=weights)
+        self.mix = torch.randn(8, 64, generator=weights)  # of even width, see `Session`
         self.unmix = torch.linalg.pinv(self.mix)
 
     def plan(self, history, *, rng, budget=None):
         self.calls.append([key[1:] for key in rng.keys])
         seen = [history[key][:, -1] for key in self.spec.inputs]
-        x = torch.cat(seen, 1) @ self.mix @ self.unmix
-        pull = 1.5 * (x[:, 4:] - x[:, :2]) - 1.5 * x[:, 2:4]
+        x = pad(torch.cat(seen, 1), (0, 2)) @ self.mix @ self.unmix
+        pull = 1.5 * (x[:, 4:6] - x[:, :2]) - 1.5 * x[:, 2:4]
         actions = pull[:, None] + self.noise * rng.normal((8, 2))
         return Plan(actions.clamp(-1, 1), dt=0.1, t0=history.ticks, report=self.report)
 
