@@ -70,9 +70,13 @@ class Sum:
     def __call__(
         self, h: torch.Tensor, stack: ResidualStack, k: int, ctx: Any, cache: Cache
     ) -> torch.Tensor:
+        self.keep(cache)
+        return h
+
+    def keep(self, cache: Cache) -> None:
+        """Make the sum."""
         for slot, parts in zip(self.slots, self.parts, strict=True):
             cache[slot] = reduce(add, [cache[part] for part in parts])
-        return h
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Run:
 
     first: int
     last: int
-    sums: tuple[Instruction, ...]
+    sums: tuple[Sum, ...]
     slots: tuple[int, ...]
 
 
@@ -35,13 +35,14 @@ def find_runs(program: Program) -> Iterator[Run]:
     """The longest runs of a program whose branches have no gates."""
     k = 0
     while k < len(program.steps):
-        *sums, reuse = program.steps[k]
+        *before, reuse = program.steps[k]
+        sums = tuple(one for one in before if isinstance(one, Sum))
         first, k = k, k + 1
-        if not isinstance(reuse, Reuse) or not all(isinstance(one, Sum) for one in sums):
+        if not isinstance(reuse, Reuse) or len(sums) < len(before):
             continue
         while k < len(program.steps) and _adds(program.steps[k], reuse.slots):
             k += 1
-        yield Run(first, k, tuple(sums), reuse.slots)
+        yield Run(first, k, sums, reuse.slots)
 
 
 def _adds(step: Sequence[Instruction], slots: tuple[int, ...]) -> bool:
@@ -83,8 +84,8 @@ class FusedRuns:
         def leap(
             sample: torch.Tensor, memory: torch.Tensor | None, noises: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor, int]:
-            for instruction in run.sums:
-                instruction(sample, None, run.first, None, cache)  # type: ignore[arg-type]
+            for one in run.sums:
+                one.keep(cache)
             residuals = [cache[slot] for slot in run.slots]
             tau = self.tau if len(residuals) > 1 else None
             following, memory = self.kernel(

@@ -28,6 +28,11 @@ def run(config: RecordConfig) -> int:
             f"episodes and num_workers must be at least 1, got {config.episodes} and "
             f"{config.num_workers}"
         )
+    if config.n_action_steps is not None and not config.student:
+        raise ValueError(
+            f"n_action_steps={config.n_action_steps} says how often a student plans, and no "
+            "student is named: say student=..., or leave it out"
+        )
     console = Console()
     out = Path(config.out)
     if out.exists():

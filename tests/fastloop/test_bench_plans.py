@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from fastloop import cli
+from fastloop.bench.plans.config import PlansBenchConfig
+from fastloop.bench.plans.run import run
+from fastloop.config import PolicyConfig
 from fastloop.datasets import robomimic
 from fastloop.datasets.demonstration import Demonstration
 from fastloop.sims.toy_road import ToyRoad
@@ -89,3 +92,13 @@ def test_what_cannot_be_measured_is_refused(trained, tmp_path, capsys, change, m
     assert bench(trained, tmp_path / "run", change.format(trained)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_of_no_drives_is_refused(trained):
+    config = PlansBenchConfig(
+        PolicyConfig(str(trained / "planner")),
+        judge=str(trained / "cacheflow"),
+        dataset={"_target_": "fastloop.sims.toy.PointMass"},
+    )
+    with pytest.raises(ValueError, match="PointMass holds no drives to look at"):
+        run(config)

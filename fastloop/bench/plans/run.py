@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fastloop.policies.cacheflow.policy import CacheFlowPolicy
 from fastloop.policies.cacheflow.scorer import PlanScorer
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.load import load_policy
+from fastloop.policies.prepare import prepare
 from fastloop.policies.selectors import Density
 from fastloop.progress import bar
 from fastloop.run_folder import make_run_dir, write_result
@@ -51,10 +53,13 @@ def run(config: PlansBenchConfig) -> int:
     console = Console()
     if config.moments is not None and config.moments < 1:
         raise ValueError(f"moments must be at least 1, or null for all; got {config.moments}")
-    if config.policy.threads:
-        torch.set_num_threads(config.policy.threads)
     planner, judge = _policies(config)
-    made = list(build(config.dataset, "dataset"))  # type: ignore[call-overload]
+    given = build(config.dataset, "dataset")
+    if not isinstance(given, Iterable):
+        raise ValueError(
+            f"dataset: {config.dataset['_target_']} holds no drives to look at; say dataset=drives"
+        )
+    made = list(given)
     keys = list({**planner.spec.inputs, **judge.spec.inputs})
     plans = Plans.cut(made, keys)
     drive = np.concatenate([[n if one.seed is None else one.seed] * len(one.actions)
@@ -62,6 +67,7 @@ def run(config: PlansBenchConfig) -> int:
     count = min(config.moments or len(plans), len(plans))
     places = np.linspace(0, len(plans) - 1, count).round().astype(np.int64)
     folder = make_run_dir("bench", config.run_dir)
+    prepare(planner, threads=config.policy.threads)
     with bar("plans", count, console) as advance:
         choices = choose(
             planner, judge, recorded(plans, keys, count), config.seed,
