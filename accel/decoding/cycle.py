@@ -16,11 +16,14 @@ class Cycle:
 
     Attributes:
         at: (B,) int64, the first slot that a row has not read; n for one that is done.
+        said: (B, n) int64, what the last causal pass was given, with what it said itself in its
+            place: right up to `at`, and from there on what to propose next.
     """
 
     def __init__(self, answer: Answer, passes: Passes, choice: Choice) -> None:
         self.answer, self.passes, self.choice = answer, passes, choice
         self.at = torch.zeros_like(passes.context.position)
+        self.said = answer.tokens
 
     def tell(self) -> None:
         """Write the first unread token of each row, which the context's logits speak of."""
@@ -57,9 +60,8 @@ class Cycle:
         logits = passes.run("draft", ids, window)
         positions = passes.context.position[:, None] + 1 + offsets[:-1]
         proposed = answer.choose(choice, logits[:, :-1], slots[:, 1:], positions)
-        told = answer.tokens
-        self._write(proposed, slots[:, 1:], inside[:, 1:] & (ids[:, 1:] == answer.spec.mask_id))
-        guess, answer.tokens = answer.tokens, told
+        unknown = inside[:, 1:] & (ids[:, 1:] == answer.spec.mask_id)
+        guess = _written(answer.tokens, proposed, slots[:, 1:], unknown)
         if longest:
             lead = self._settle(logits, ids, slots, lead)
             passes.keep(width, longest, lead)
@@ -84,8 +86,10 @@ class Cycle:
         logits = passes.run("verify", ids, causal(width, ids.device))
         positions = passes.context.position[:, None] + 1 + offsets[:-1]
         said = answer.choose(self.choice, logits[:, :-1], slots[:, 1:], positions)
-        right = inside[:, 1:] & (answer.given[slots[:, 1:]] | (said == ids[:, 1:]))
+        given = answer.given[slots[:, 1:]]
+        right = inside[:, 1:] & (given | (said == ids[:, 1:]))
         accepted = inside[:, 0] * (1 + right.long().cumprod(1).sum(1))
+        self.said = _written(guess, said, slots[:, 1:], inside[:, 1:] & ~given)
         self._write(ids, slots, offsets < accepted[:, None])
         accepted = self._settle(logits, ids, slots, accepted)
         told = passes.host(torch.stack([accepted, self.at], 1))
@@ -105,10 +109,7 @@ class Cycle:
         return slots.clamp(max=len(self.answer) - 1), slots < end[:, None]
 
     def _write(self, tokens: torch.Tensor, slots: torch.Tensor, where: torch.Tensor) -> None:
-        """Tokens (B, Q) into slots (B, Q), only where (B, Q) says so."""
-        spare = len(self.answer)
-        wide = torch.nn.functional.pad(self.answer.tokens, (0, 1))
-        self.answer.tokens = wide.scatter(1, slots.where(where, spare), tokens)[:, :spare]
+        self.answer.tokens = _written(self.answer.tokens, tokens, slots, where)
 
     def _settle(
         self, logits: torch.Tensor, ids: torch.Tensor, slots: torch.Tensor, count: torch.Tensor
@@ -123,3 +124,12 @@ class Cycle:
         context.logits = torch.where(count[:, None] > 0, last, context.logits)
         self.at = torch.where(ended, len(answer), self.at + count)
         return count
+
+
+def _written(
+    answer: torch.Tensor, tokens: torch.Tensor, slots: torch.Tensor, where: torch.Tensor
+) -> torch.Tensor:
+    """The answer (B, n) with tokens (B, Q) in slots (B, Q), only where (B, Q) says so."""
+    spare = answer.shape[1]
+    wide = torch.nn.functional.pad(answer, (0, 1))
+    return wide.scatter(1, slots.where(where, spare), tokens)[:, :spare]

@@ -27,7 +27,9 @@ class Speculative(Unconditional):
     A cycle fills a window in one bidirectional pass that is not kept, reads it in one causal pass,
     and accepts from the left what the causal pass would have said itself; what is given is accepted
     without comparison. Both passes choose under the tokens that the canvas allows. The causal pass
-    is the one that is kept, and its last accepted logits tell the first token that was wrong.
+    is the one that is kept, and its last accepted logits tell the first token that was wrong. What
+    it said behind that token is the next proposal for the rest of the window, which is not drafted
+    again (Jacobi's iteration, Santilli et al. 2023).
 
     Rows go on in lock step whatever each accepts. A slot that another row accepted and this one did
     not stays in the cache, hidden from this row; a single row is cropped.
@@ -81,6 +83,7 @@ class Speculative(Unconditional):
         cycles: Counter[int] = Counter()
 
         at = [0] * rows  # the host's copy of cycle.at
+        proposed = [0] * rows  # the end of the window that was drafted last
         while now := [c for c in at if c < n]:
             cycle.tell()
             if not continued and all(windows.jump[c] == n for c in now):
@@ -91,17 +94,18 @@ class Speculative(Unconditional):
                 at = passes.host(cycle.at) if answer.stoppable else [windows.jump[c] for c in at]
                 continue
             end = stop[cycle.at]
-            guess = cycle.draft(
-                self.draft or self.choice, lead[cycle.at], end,
-                width=max(windows.stop[c] - c for c in now),
-                longest=max(windows.lead[c] for c in now),
-            )  # fmt: skip
-            begin = [c + windows.lead[c] for c in at]
-            width = max(windows.stop[c] - windows.lead[c] - c for c in now)
-            told = cycle.verify(guess, end, width)
-            for c, start, (count, _) in zip(at, begin, told, strict=True):
+            begin, ends, guess = at, [windows.stop[c] for c in at], cycle.said
+            if any(c < e != known for c, e, known in zip(at, ends, proposed, strict=True)):
+                guess = cycle.draft(
+                    self.draft or self.choice, lead[cycle.at], end,
+                    width=max(windows.stop[c] - c for c in now),
+                    longest=max(windows.lead[c] for c in now),
+                )  # fmt: skip
+                begin, proposed = [c + windows.lead[c] for c in at], ends
+            told = cycle.verify(guess, end, max(e - b for b, e in zip(begin, ends, strict=True)))
+            for c, start, stops, (count, _) in zip(at, begin, ends, told, strict=True):
                 if count:
-                    drafted += windows.values(start + 1, windows.stop[c])
+                    drafted += windows.values(start + 1, stops)
                     accepted += windows.values(start + 1, start + count)
                     cycles[start - c + count] += 1
             at = [c for _, c in told]

@@ -75,4 +75,8 @@ class Nearest:
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
         """Points (A, N, d) to places (A, N) int64."""
         scores = torch.addmm(self._offsets, points.flatten(0, 1), self._z)
-        return scores.max(-1).indices.view(points.shape[:2])  # twice as fast as argmax
+        if scores.is_cpu:  # numpy's search is ten times as fast as torch's
+            best = torch.from_numpy(scores.detach().numpy().argmax(-1))
+        else:
+            best = scores.argmax(-1)
+        return best.view(points.shape[:2])

@@ -45,16 +45,20 @@ class Mixture:
         large a multiple of the number format's: below 1e-3 in float32 for |z| / sigma up to 50.
         """
         precisions = 1 / self.variances
-        logs = self.variances.log().sum(-1) + self.means.shape[-1] * math.log(2 * math.pi)
-        constant = self.log_weights - 0.5 * ((self.means.square() * precisions).sum(-1) + logs)
+        constant = self._heights - 0.5 * (self.means.square() * precisions).sum(-1)
         parts = [-0.5 * precisions, self.means * precisions, constant[..., None]]
         return torch.cat(parts, -1).transpose(1, 2)
+
+    @property
+    def _heights(self) -> torch.Tensor:
+        """(A, M) each component's weighted log-density at its mean."""
+        width = math.log(2 * math.pi) * self.means.shape[-1]
+        return self.log_weights - 0.5 * (self.variances.log().sum(-1) + width)
 
     def log_prob(self, z: torch.Tensor) -> torch.Tensor:
         """Exact log-density of N points of each agent, (A, N, d) to (A, N), differentiable."""
         distances = (z[:, :, None] - self.means[:, None]).square() / self.variances[:, None]
-        logs = self.variances.log().sum(-1) + self.means.shape[-1] * math.log(2 * math.pi)
-        each = self.log_weights[:, None] - 0.5 * (distances.sum(-1) + logs[:, None])
+        each = self._heights[:, None] - 0.5 * distances.sum(-1)
         return each.logsumexp(-1)
 
     def pruned(self, least: float = LEAST_WEIGHT) -> Mixture:
@@ -88,4 +92,4 @@ class Mixture:
         chosen = torch.searchsorted(shares, level.contiguous())
         places = chosen[..., None].expand(-1, -1, self.means.shape[-1])
         deviations = self.variances.gather(1, places).sqrt()
-        return self.means.gather(1, places) + deviations * noise[..., 1:]
+        return torch.addcmul(self.means.gather(1, places), deviations, noise[..., 1:])

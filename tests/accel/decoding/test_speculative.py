@@ -48,8 +48,8 @@ def test_any_draft_gives_the_tokens_of_the_template(toy, seed, rate, window):
     assert context.kv.length == len(whole) == int(context.position)
     assert decoded.host_syncs <= decoded.forwards["verify"]
     assert decoded.accepted == decoded.drafted if rate == 1 else decoded.drafted > 0
-    if rate == 0:
-        assert decoded.accepted == 0
+    if window is None:
+        assert decoded.forwards["draft"] <= len(blocks(canvas)), "no block is drafted twice"
 
 
 def test_forwards_of_right_drafts_are_two_a_block(toy):
@@ -65,20 +65,27 @@ def test_forwards_of_right_drafts_are_two_a_block(toy):
     assert decoded.tokens_per_forward == decoded.values_per_forward == 4.0
 
 
-def test_forwards_of_wrong_drafts(toy):
-    """Each cycle accepts one token; the last two of a block need no draft."""
-    model = toy.Model()
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_causal_pass_said_is_proposed_next(toy, seed):
+    """Where a draft is wrong, a block goes on as Jacobi's iteration over all of the sequence."""
+    model = toy.Model(seed=seed)
     canvas = Canvas.free(32, toy.VOCAB, block_size=8)
-    expected = toy.reference(model, toy.prompt, canvas)
-    drafting = toy.Drafting(model, 0.0, len(toy.prompt), expected)
-    context = drafting.prefill([toy.prompt], room=32)
-    decoded = Speculative().decode(drafting, context, canvas)
-    # 6 cycles of two passes in the first block; then slot 6 alone; slot 7 leads the next draft.
-    # There 7 values follow slot 8, which the lead tells, until two are left again.
-    assert decoded.tokens[0].tolist() == expected.tolist()
-    assert decoded.forwards["draft"] == decoded.forwards["verify"] == 4 * 6
-    assert decoded.forwards["keep"] == 4 + 1
-    assert decoded.accepted == 0
+    truth = toy.reference(model, toy.prompt, canvas)
+    passes, read = 0, len(toy.prompt)
+    for start, end in blocks(canvas):
+        at, guess = start, (truth + 1) % toy.MASK  # which is what is drafted here
+        while end - at > 2:  # the last two of a block need no proposal
+            ids = torch.cat([torch.tensor(toy.prompt), truth[: at + 1], guess[at + 1 : end]])
+            causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+            said = model.whole(ids, causal)[read + at : -1, : toy.MASK].argmax(-1)
+            right = (said == guess[at + 1 : end]).long().cumprod(0).sum()
+            guess = torch.cat([guess[: at + 1], said, guess[end:]])
+            at, passes = at + 1 + int(right), passes + 1
+    drafting = toy.Drafting(model, 0.0, len(toy.prompt), truth)
+    decoded = Speculative().decode(drafting, drafting.prefill([toy.prompt], room=32), canvas)
+    assert decoded.tokens[0].tolist() == truth.tolist()
+    assert decoded.forwards["draft"] == 4
+    assert decoded.forwards["verify"] == passes > 4
 
 
 def test_given_slots_cost_nothing(toy):
@@ -208,7 +215,7 @@ def test_any_canvas(toy, seed, slots, share, rate, window, rows, continued):
             model, model.prefill(prompts, room=slots), canvas, continued=continued
         )
         assert decoded.network_evaluations <= max(2 * plain.network_evaluations - 1, 1)
-    assert decoded.forwards["draft"] == decoded.forwards["verify"]
+    assert decoded.forwards["draft"] <= decoded.forwards["verify"]
     if continued:
         assert context.visible.sum(1).tolist() == [3 + slots] * rows
 
