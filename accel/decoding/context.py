@@ -25,6 +25,7 @@ class Context:
         logits: (B, V) of the last token read, which speak of the next one.
         prompt: (B, P) int64, read again in each pass by a model whose regime lets nothing be kept
             (`kv` is empty then); None for all others.
+        trunk: the row that these are branches of; None for rows of their own.
     """
 
     kv: KVCache
@@ -32,6 +33,7 @@ class Context:
     position: torch.Tensor
     logits: torch.Tensor
     prompt: torch.Tensor | None = None
+    trunk: Context | None = None
 
     def fork(self, rows: int) -> Context:
         """`rows` branches of a single row; the row itself stays as it is.
@@ -44,4 +46,5 @@ class Context:
             self.visible.expand(rows, -1).clone(),
             self.position.expand(rows).clone(),
             self.logits.expand(rows, -1).clone(),
+            trunk=self,
         )

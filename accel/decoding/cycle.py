@@ -47,7 +47,7 @@ class Cycle:
             longest: the largest `lead`.
 
         Returns:
-            (B, n) int64, the answer with proposals where no token stands yet.
+            (B, n) int64, proposals where no token stands yet.
         """
         answer, passes, device = self.answer, self.passes, self.at.device
         slots, inside = self._slots(end, width)
@@ -66,20 +66,21 @@ class Cycle:
             lead = self._settle(logits, ids, slots, lead)
             passes.keep(width, longest, lead)
             self.tell()
-            return torch.where(answer.tokens == answer.spec.mask_id, guess, answer.tokens)
-        passes.drop(width)
+        else:
+            passes.drop(width)
         return guess
 
     def verify(self, guess: torch.Tensor, end: torch.Tensor, width: int) -> list[list[int]]:
         """Read (B, n) `guess` up to slot (B,) `end` in one causal pass and keep what is right.
 
-        `width` is the largest `end - at`.
+        `width` is the largest `end - at`; a token that stands is read whatever was guessed.
 
         Returns:
             for each row, on the host: the slots it accepted, and `at`.
         """
         answer, passes = self.answer, self.passes
         slots, inside = self._slots(end, width)
+        guess = torch.where(answer.tokens == answer.spec.mask_id, guess, answer.tokens)
         ids = guess.gather(1, slots)
         offsets = torch.arange(width, device=ids.device)
         # What pads a row comes after what does not, so that a causal window hides it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
 from typing import Any
@@ -24,18 +25,29 @@ class Passes:
 
     Attributes:
         forwards: passes, by phase (`PHASES`).
-        tokens_fed: slots of a row that went through the model in them, filling included.
         host_syncs: times that the host waited for a value of the device.
     """
 
     def __init__(self, model: LanguageModel, context: Context, *, debug: bool = False) -> None:
         self.model, self.context, self.debug = model, context, debug
         self.forwards = Counter(dict.fromkeys(PHASES, 0))
-        self.tokens_fed = self.host_syncs = 0
+        self.host_syncs = 0
+        self._fed: Counter[str] = Counter()
         self._first = context.kv.length
         self._spans: list[tuple[str, Moment, Moment]] = []
         if debug and context.kv.written is None:
             context.kv.written = torch.full_like(context.visible, -1, dtype=torch.int64)
+
+    @property
+    def tokens_fed(self) -> int:
+        """Slots of a row that went through the model, filling included."""
+        return self._fed.total()
+
+    def aside(self, context: Context) -> Passes:
+        """Passes over another context, which are entered in the same books."""
+        other = copy.copy(self)
+        other.context = context
+        return other
 
     def run(
         self,
@@ -80,7 +92,7 @@ class Passes:
         logits = self.model.forward(ids, positions=positions, mask=mask, kv=kv)
         self._spans.append((phase, start, Moment()))
         self.forwards[phase] += 1
-        self.tokens_fed += ids.shape[1]
+        self._fed[phase] += ids.shape[1]
         return logits
 
     def keep(self, read: int, kept: int, accepted: torch.Tensor) -> None:

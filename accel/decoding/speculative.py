@@ -11,6 +11,7 @@ from fastloop.accel.decoding.canvas import Canvas
 from fastloop.accel.decoding.choose import Choice, Greedy
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.cycle import Cycle
+from fastloop.accel.decoding.drafter import Drafter
 from fastloop.accel.decoding.driver import Unconditional
 from fastloop.accel.decoding.model import LanguageModel, Regime
 from fastloop.accel.decoding.passes import Passes
@@ -79,6 +80,7 @@ class Speculative(Unconditional):
         windows = Windows.of(answer.canvas, self.window)
         lead, stop, jump = (windows.table(name, device) for name in ("lead", "stop", "jump"))
         cycle = Cycle(answer, passes, self.choice)
+        drafter = Drafter(passes, context.trunk) if context.trunk and rows > 1 else None
         drafted = accepted = 0
         cycles: Counter[int] = Counter()
 
@@ -95,7 +97,15 @@ class Speculative(Unconditional):
                 continue
             end = stop[cycle.at]
             begin, ends, guess = at, [windows.stop[c] for c in at], cycle.said
-            if any(c < e != known for c, e, known in zip(at, ends, proposed, strict=True)):
+            ahead = [row for row in range(rows) if ends[row] > proposed[row] and at[row] < n]
+            if ahead and drafter:
+                row = max(ahead, key=ends.__getitem__)
+                cycle.said = guess = drafter.propose(
+                    answer, guess, self.draft or self.choice,
+                    row, at[row] + windows.lead[at[row]], ends[row],
+                )  # fmt: skip
+                proposed = [ends[row]] * rows
+            elif ahead:
                 guess = cycle.draft(
                     self.draft or self.choice, lead[cycle.at], end,
                     width=max(windows.stop[c] - c for c in now),
