@@ -84,7 +84,7 @@ class Cycle:
         ids = guess.gather(1, slots)
         offsets = torch.arange(width, device=ids.device)
         # What pads a row comes after what does not, so that a causal window hides it.
-        logits = passes.run("verify", ids, causal(width, ids.device))
+        logits = passes.run("verify", ids, causal(width, ids.device), real=inside)
         positions = passes.context.position[:, None] + 1 + offsets[:-1]
         said = answer.choose(self.choice, logits[:, :-1], slots[:, 1:], positions)
         given = answer.given[slots[:, 1:]]

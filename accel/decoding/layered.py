@@ -12,6 +12,8 @@ import torch
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.kv import KVCache
 from fastloop.accel.decoding.model import LanguageModel, ModelSpec, Regime
+from fastloop.accel.decoding.packing import Packing
+from fastloop.accel.kernels.choose import form_of
 
 __all__ = [
     "LayeredModel",
@@ -251,17 +253,47 @@ def layers_of(
         model: whose layers.
         layers: which; the i-th of them writes layer i of `kv`.
         hidden: (B, Q, E).
-        positions: (B, Q) or (3, B, Q) int64.
+        positions: (B, Q) or (3, B, Q) int64, see `LanguageModel.forward`.
         mask: (B or 1, Q, kv.length + Q) bool.
         kv: appended in place.
     """
+    packing = Packing.of(positions)
+    if packing:
+        hidden, positions = packing.pack(hidden), packing.pack_last(positions)
     rotary = model.rotary(positions)
+    common = _common(mask, kv)
     for slot, layer in enumerate(layers):
         queries, keys, values = model.project(layer, hidden, rotary)
-        keys, values = kv.append(slot, keys, values)
-        mixed = attention(queries, keys, values, mask, model.scale)
-        hidden = model.finish(layer, hidden, mixed)
-    return hidden
+        if packing:
+            queries, keys, values = map(packing.spread_heads, (queries, keys, values))
+        if common:
+            kv.write(slot, keys, values)
+            mixed = _branched(queries, kv, slot, mask[:, :, common:], model.scale)
+        else:
+            keys, values = kv.append(slot, keys, values)
+            mixed = attention(queries, keys, values, mask, model.scale)
+        hidden = model.finish(layer, hidden, packing.pack_heads(mixed) if packing else mixed)
+    return packing.spread(hidden) if packing else hidden
+
+
+def _common(mask: torch.Tensor, kv: KVCache) -> int:
+    """Slots of a prefix that all rows share and that all of their queries see, on a CPU, where it
+    costs nothing to look; else 0."""
+    shared = kv.shared if mask.device.type == "cpu" else 0
+    return shared if mask[:, :, :shared].all() else 0
+
+
+def _branched(
+    queries: torch.Tensor, kv: KVCache, layer: int, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """`attention` of branches (B, Hq, Q, D), which reads once what they share.
+
+    `mask` (B or 1, Q, S) is that of their own slots.
+    """
+    prefix, own = kv.prefix_parts(layer)
+    attend = form_of("shared_prefix", queries).shared_prefix_attention
+    mixed: torch.Tensor = attend(queries, *prefix, *own, mask, scale)
+    return mixed
 
 
 def prefilled(model: LayeredModel, reading: Reading, hidden: torch.Tensor, kv: KVCache) -> Context:

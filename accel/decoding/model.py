@@ -99,7 +99,8 @@ class LanguageModel(Protocol):
 
         Args:
             ids: (B, Q) int64.
-            positions: (B, Q) int64, going on from `Context.position`.
+            positions: (B, Q) int64, going on from `Context.position`; negative where a row is only
+                filled up, so that what is said there means nothing, and nobody else looks there.
             mask: (B or 1, Q, kv.length + Q) bool, True where a query may look.
             kv: of these B rows, appended in place.
 

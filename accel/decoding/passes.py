@@ -57,6 +57,7 @@ class Passes:
         *,
         back: int = 0,
         offsets: torch.Tensor | None = None,
+        real: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits (B, Q, V) of ids (B, Q), the first of which is at the context's next position.
 
@@ -68,13 +69,17 @@ class Passes:
             back: how many positions earlier the first is, where nothing at all is kept.
             offsets: (B or 1, Q) int64, how far behind the context's next position each is; None
                 for one after the other.
+            real: (B, Q) bool, False where a row is only filled up; None where none is.
         """
         context, (rows, new) = self.context, ids.shape
         before = context.visible[:, None].expand(-1, new, -1)
         mask = torch.cat([before, window.expand(rows, -1, -1)], -1)
         if offsets is None:
             offsets = torch.arange(new, device=ids.device) - back
-        logits = self.forward(phase, ids, context.position[:, None] + offsets, mask, context.kv)
+        positions = context.position[:, None] + offsets
+        if real is not None:
+            positions = positions.where(real, -1)
+        logits = self.forward(phase, ids, positions, mask, context.kv)
         if context.kv.written is not None:
             context.kv.written = torch.cat([context.kv.written, ids], 1)
         return logits

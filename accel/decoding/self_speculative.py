@@ -150,6 +150,7 @@ class _Draft:
     """What some layers have kept, with a draft's own keys and values behind it."""
 
     written: torch.Tensor | None = None
+    shared = 0  # it is read whole
 
     def __init__(self, kept: KVCache, layers: tuple[int, ...]) -> None:
         self.layers = len(layers)

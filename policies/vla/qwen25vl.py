@@ -13,7 +13,7 @@ import torch
 
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.kv import KVCache
-from fastloop.accel.decoding.layered import Reading
+from fastloop.accel.decoding.layered import Reading, layers_of
 from fastloop.accel.decoding.model import ModelSpec, Regime
 from fastloop.policies.dlm.decoder import prompt_mask
 from fastloop.policies.dlm.layers import StockLayers
@@ -147,8 +147,8 @@ class Qwen25VL(StockLayers):
         Returns:
             logits (B, Q, V), at least float32.
         """
-        embeddings = self.network.get_input_embeddings()(ids)
-        return self._logits(self._layers(embeddings, positions.expand(3, -1, -1), mask, kv))
+        layers, places = range(self.layers), positions.expand(3, -1, -1)
+        return self.head(layers_of(self, layers, self.embed(ids), places, mask, kv))
 
     def _layers(
         self,

@@ -52,6 +52,24 @@ def test_branches_equal_runs_of_their_own(toy, driver):
     assert together.tokens_fed == sum(after_the_prompt)
 
 
+@pytest.mark.parametrize("window", [None, 6])
+def test_one_row_drafts_for_all_branches(toy, window):
+    model, canvas = toy.Model(), toy.canvas(6, slots=40)
+    seen, forward = [], model.forward
+
+    def counted(ids, *, positions, mask, kv):
+        seen.append((len(ids), bool(((ids == toy.MASK) & (positions >= 0)).any())))
+        return forward(ids, positions=positions, mask=mask, kv=kv)
+
+    model.forward = counted
+    driver = Speculative(window=window)
+    decoded = rollouts(model, toy.prompt, canvas, driver, seeds=range(5), temperature=1.0)
+    masked = [rows for rows, masks in seen if masks]
+    assert set(masked) == {1}
+    assert len(masked) <= decoded.forwards["draft"]
+    assert {rows for rows, _ in seen} == {1, 5}
+
+
 @pytest.mark.parametrize("driver", DRIVERS, ids=lambda d: f"{d}"[:40])
 def test_branches_sample_as_token_by_token(toy, driver):
     """The head is greedy, the rest is constrained sampling under the same noise."""
