@@ -12,6 +12,7 @@ from fastloop.accel.flow_table.table import FlowTable
 from fastloop.policies.cacheflow.cache import build_table
 from fastloop.policies.cacheflow.model import CacheFlowModel
 from fastloop.policies.cacheflow.samples import Samples, condition_of
+from fastloop.policies.cacheflow.single import SingleAgent
 from fastloop.policies.rng import Rng
 
 __all__ = ["CacheFlow", "Forecast"]
@@ -54,6 +55,7 @@ class CacheFlow:
             )
         self.model = model.eval().requires_grad_(False)
         self.table = table
+        self.single = SingleAgent(model.encoder, table)
 
     @classmethod
     def build(
@@ -71,8 +73,11 @@ class CacheFlow:
     ) -> Mixture:
         """The mixtures of A agents, which the methods below share."""
         device = self.table.z.device
-        given = (part if part is None else part.to(device) for part in (command, neighbors))
-        return self.model.condition(history.to(device), *given)
+        command, neighbors = (p if p is None else p.to(device) for p in (command, neighbors))
+        given = history.to(device), command, neighbors
+        self.model.check(*given)
+        reads = self.single.condition if self._single(history) else self.model.encoder
+        return reads(*given)
 
     def forecast(
         self,
@@ -89,9 +94,13 @@ class CacheFlow:
     @torch.inference_mode()
     def retrieve(self, mixture: Mixture, samples: int, rng: Rng) -> Forecast:
         """See `forecast`."""
-        places = queries.draw(self.table, mixture, self._noise(rng, samples))
-        log_prob = mixture.log_prob(self.table.z[places]) - self.table.log_det[places]
-        return Forecast(self.table.futures[places], log_prob)
+        table, noise = self.table, self._noise(rng, samples)
+        if self._single(noise):
+            places, log_base = self.single.draw(mixture, noise)
+        else:
+            places = queries.draw(table, mixture, noise)
+            log_base = mixture.log_prob(table.z[places])
+        return Forecast(table.futures[places], log_base - table.log_det[places])
 
     @torch.inference_mode()
     def uncached_forecast(
@@ -166,6 +175,9 @@ class CacheFlow:
         ]
         found = [self.coverage(self.condition(**each)) for each in some if len(each["history"])]
         return float(torch.cat(found).quantile(share))
+
+    def _single(self, agents: torch.Tensor) -> bool:
+        return len(agents) == 1 and self.table.z.is_cpu
 
     def _noise(self, rng: Rng, samples: int) -> torch.Tensor:
         return rng.normal((samples, 1 + self.table.z.shape[-1]), stream=STREAM)

@@ -82,16 +82,20 @@ class MixtureEncoder(nn.Module):
         hidden = self.recurrent(seen)[0][:, -1] + self.newest(seen[:, -1])
         if self.command is not None:
             hidden = hidden + self.command(command)
-        if self.neighbor is not None:
-            assert neighbors is not None
-            flat = neighbors.flatten(2)
-            there = flat.isfinite().all(-1, keepdim=True)
-            rows = torch.where(there, flat, 0.0) / self.neighbor_scale
-            rows = torch.cat([rows.clamp(-FARTHEST, FARTHEST), (NEAR * rows).tanh()], -1)
-            each = self.neighbor(rows)
-            nobody = each.new_zeros(len(each), 1, each.shape[-1])
-            hidden = hidden + torch.cat([torch.where(there, each, 0.0), nobody], 1).amax(1)
+        if neighbors is not None:
+            hidden = hidden + self.around(neighbors)
         rows = self.head(hidden).unflatten(-1, (self.components, -1))
         weights, means, spread = rows.split([1, self.dims, self.dims], -1)
         deviations = LEAST_DEVIATION + softplus(spread)
         return Mixture(weights[..., 0].log_softmax(-1), means, deviations.square())
+
+    def around(self, neighbors: torch.Tensor) -> torch.Tensor:
+        """What is made of the neighbors of A agents: (A, width)."""
+        assert self.neighbor is not None
+        flat = neighbors.flatten(2)
+        there = flat.isfinite().all(-1, keepdim=True)
+        rows = torch.where(there, flat, 0.0) / self.neighbor_scale
+        rows = torch.cat([rows.clamp(-FARTHEST, FARTHEST), (NEAR * rows).tanh()], -1)
+        each = self.neighbor(rows)
+        nobody = each.new_zeros(len(each), 1, each.shape[-1])
+        return torch.cat([torch.where(there, each, 0.0), nobody], 1).amax(1)

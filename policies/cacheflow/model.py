@@ -111,6 +111,20 @@ class CacheFlowModel(nn.Module):
         """The mixtures of A agents.
 
         Raises:
+            ValueError: as `check`.
+        """
+        self.check(history, command, neighbors)
+        return self.encoder(history, command, neighbors)
+
+    def check(
+        self,
+        history: torch.Tensor,
+        command: torch.Tensor | None = None,
+        neighbors: torch.Tensor | None = None,
+    ) -> None:
+        """Refuse what no mixture can be made of.
+
+        Raises:
             ValueError: fewer past steps than needed, or of another width; numbers that are not
                 finite, but for neighbors who are NaN all over and not there; a command or neighbors
                 that are missing, or that nothing was learned of.
@@ -143,7 +157,6 @@ class CacheFlowModel(nn.Module):
                 )
             if neighbors.isinf().any() or (there.any(-1) != there.all(-1)).any():
                 raise ValueError("a neighbor must be finite numbers only, or NaN only: not there")
-        return self.encoder(history, command, neighbors)
 
     def base(self, futures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """z (..., d) of futures (..., T, F), and what is to be subtracted from log q(z | c) (...,)

@@ -59,7 +59,7 @@ class ForecastBenchConfig:
         batch: trajectories forecast at a time.
         limit: trajectories to score, evenly over all; null for all of them.
         timed_agents: agents at once whose latency is taken beside that of one.
-        repeats: timed forecasts of each arm, in turns.
+        repeats: turns in which each arm's forecasts are timed, one cold and one warm.
         save_every: steps between saved states, from which a killed run goes on.
         threads: torch threads; 0 leaves them.
         seed: of the samples.

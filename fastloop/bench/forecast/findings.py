@@ -24,9 +24,11 @@ class ForecastFindings:
         errors: name of one of `UNITS` to its mean.
         events: ``ece_<event>`` and ``auroc_<event>``.
         gaps: of errors, in the mean of trajectories, beyond those of the first arm.
-        latency: of a forecast for one agent, and for several at once.
-        faster: its own median time over that of `CACHED`, for one agent and for several; empty for
-            `CACHED` itself, and where it is not there.
+        latency: of a forecast for one agent, and for several at once; warm, right after another of
+            its own, and cold, after those of the other arms.
+        faster: its own median warm time over that of `CACHED`, for one agent and for several; empty
+            for `CACHED` itself, and where it is not there.
+        faster_cold: the same of the cold ones.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ForecastFindings:
     gaps: Mapping[str, Interval]
     latency: tuple[LatencySummary, LatencySummary]
     faster: tuple[Interval, ...] = ()
+    faster_cold: tuple[Interval, ...] = ()
 
 
 def metrics(
@@ -51,8 +54,9 @@ def metrics(
             found[f"{name}_difference_{arm.name}"] = _measured(interval, UNITS[name])
         for of, latency in zip((1, agents), arm.latency, strict=True):
             found |= _timed(latency, f"{of}_{arm.name}")
-        for of, faster in zip((1, agents), arm.faster, strict=False):
-            found[f"speedup_{of}_{CACHED}_over_{arm.name}"] = _measured(faster, "x")
+        for what, ratios in {"speedup": arm.faster, "speedup_cold": arm.faster_cold}.items():
+            for of, faster in zip((1, agents), ratios, strict=False):
+                found[f"{what}_{of}_{CACHED}_over_{arm.name}"] = _measured(faster, "x")
     for name, latency in asked.items():
         found |= _timed(latency, name)
     return found
@@ -63,9 +67,9 @@ def _timed(latency: LatencySummary, of: str) -> dict[str, dict[str, Any]]:
         f"latency_{name}_{of}": {
             "value": _number(getattr(latency, name)),
             "unit": "ms",
-            "n": latency.cold_n if name == "cold_max" else latency.n,
+            "n": latency.cold_n if name.startswith("cold") else latency.n,
         }
-        for name in ("p50", "p90", "p99", "max", "cold_max")
+        for name in ("p50", "p90", "p99", "max", "cold_p50", "cold_max")
     }
 
 

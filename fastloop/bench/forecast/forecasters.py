@@ -40,7 +40,8 @@ class Forecaster(ABC):
 def straight_on(past: torch.Tensor, steps: int) -> torch.Tensor:
     """(A, T, F): the last step of the past (A, P, F) over and over."""
     ahead = torch.arange(1, steps + 1, dtype=past.dtype, device=past.device)
-    return past[:, -1:] + (past[:, -1:] - past[:, -2:-1]) * ahead[:, None]
+    last = past[:, -1:]
+    return torch.addcmul(last, last - past[:, -2:-1], ahead[:, None])
 
 
 class ConstantVelocity(Forecaster):

@@ -74,9 +74,9 @@ def tables(
               *_cells(one.events[f"auroc_{event}"])] for event in events for one in arms],
         ),
         Table(
-            "Latency of a forecast",
-            ("arm", "agents", "p50", "p90", "p99", "max", "cold", "n"),
-            [[one.name, str(of), *map(milliseconds, (it.p50, it.p90, it.p99, it.max, it.cold_max)),
+            "Latency of a forecast, right after another; cold: after other arms' forecasts",
+            ("arm", "agents", "p50", "p90", "p99", "max", "cold p50", "n"),
+            [[one.name, str(of), *map(milliseconds, (it.p50, it.p90, it.p99, it.max, it.cold_p50)),
               str(it.n)] for one in arms for of, it in zip((1, agents), one.latency, strict=True)],
         ),
         Table(
@@ -87,9 +87,9 @@ def tables(
         ),
         Table(
             f"How much sooner {CACHED} is there",
-            ("than", "agents", "times", "95% interval"),
-            [[one.name, str(of), times(it.value), f"{it.low:.3g} to {it.high:.3g}"]
-             for one in arms for of, it in zip((1, agents), one.faster, strict=False)],
+            ("than", "agents", "times", "95% interval", "cold", "95% interval"),
+            [[one.name, str(of), *_times(warm), *_times(cold)] for one in arms
+             for of, warm, cold in zip((1, agents), one.faster, one.faster_cold, strict=False)],
         ),
     ]  # fmt: skip
     return [one for one in found if one.rows]
@@ -127,6 +127,10 @@ def _cells(interval: Interval) -> list[str]:
     if math.isnan(interval.low):
         return [_value(interval), "-"]
     return [_value(interval), f"{interval.low:.3f} to {interval.high:.3f}"]
+
+
+def _times(interval: Interval) -> list[str]:
+    return [times(interval.value), f"{interval.low:.3g} to {interval.high:.3g}"]
 
 
 def _value(interval: Interval | None) -> str:

@@ -138,7 +138,7 @@ def _find(
             if own is not first
         }
         one, several = (
-            latency_summary(ms[name], [True] + [False] * (len(ms[name]) - 1)) for ms in timed
+            latency_summary(ms[name], [True, False] * (len(ms[name]) // 2)) for ms in timed
         )
         found.append(
             ForecastFindings(
@@ -147,16 +147,19 @@ def _find(
                 event_intervals(own, test.groups),
                 intervals(beyond, test.groups),
                 (one, several),
-                _faster(name, timed),
+                _faster(name, timed, 1),
+                _faster(name, timed, 0),
             )
         )
     return found
 
 
-def _faster(name: str, timed: list[dict[str, list[float]]]) -> tuple[Interval, ...]:
+def _faster(name: str, timed: list[dict[str, list[float]]], call: int) -> tuple[Interval, ...]:
+    """By the first or second calls of all turns."""
     if name == CACHED or CACHED not in timed[0]:
         return ()
-    return tuple(ratio_of_medians(ms[name][1:], ms[CACHED][1:], paired=True) for ms in timed)
+    calls = slice(call, None, 2)
+    return tuple(ratio_of_medians(ms[name][calls], ms[CACHED][calls], paired=True) for ms in timed)
 
 
 def _report(

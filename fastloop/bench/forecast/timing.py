@@ -34,10 +34,12 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Wall time of forecasts of `samples` futures for `agents` agents at once.
 
-    A turn is of the same agents for every arm; each begins with another arm.
+    A turn is of the same agents for every arm; each begins with another arm. Every arm forecasts
+    twice in a turn: cold, when others have had the processor and its caches, and warm, right after.
 
     Returns:
-        arm to `repeats` + 1 milliseconds, the first one cold.
+        arm to `repeats` pairs of milliseconds, cold and warm, one pair after the other; a turn
+        before them is not counted.
     """
     timed: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
@@ -46,11 +48,12 @@ def time_in_turns(
         past, rng = torch.from_numpy(test.past[rows]), Rng.for_envs(turn, rows, [0] * agents)
         first = turn % len(names)
         for name in (*names[first:], *names[:first]):
-            started = perf_counter()
-            arms[name].forecast(past, samples, rng)  # on the host when it is there
-            timed[name].append(1e3 * (perf_counter() - started))
+            for _ in range(2):
+                started = perf_counter()
+                arms[name].forecast(past, samples, rng)  # on the host when it is there
+                timed[name].append(1e3 * (perf_counter() - started))
         advance(turn)
-    return timed
+    return {name: ms[2:] for name, ms in timed.items()}
 
 
 @torch.inference_mode()
