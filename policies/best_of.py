@@ -81,15 +81,10 @@ class BestOf:
 
     def _candidates(self, chunks: torch.Tensor, history: History, rng: Rng) -> Candidates:
         """What the selector sees of `chunks` (B, N, T, A)."""
-        policy, past = self.policy, self.spec.n_obs_steps - 1
-        lags = self.spec.lags[:-1]
+        past, lags = self.spec.n_obs_steps - 1, self.spec.lags[:-1]
 
         def compare(actions: torch.Tensor) -> torch.Tensor:
-            if policy.model.cumulative:
-                return actions
-            reference = policy.reference(history, actions.shape[1])
-            normal = policy.model.normalize_actions(actions.flatten(0, 1), reference)
-            return normal.unflatten(0, actions.shape[:2])
+            return self.comparable(actions, history)
 
         normal = compare(chunks)
         executed = history.executed(lags, self.spec.action.dim)
@@ -113,6 +108,15 @@ class BestOf:
             rng=rng,
             compare=compare,
         )
+
+    def comparable(self, actions: torch.Tensor, history: History) -> torch.Tensor:
+        """Actions (B, N, T, A) in the units in which they are compared, see `Candidates`."""
+        policy = self.policy
+        if policy.model.cumulative:
+            return actions
+        reference = policy.reference(history, actions.shape[1])
+        normal = policy.model.normalize_actions(actions.flatten(0, 1), reference)
+        return normal.unflatten(0, actions.shape[:2])
 
     @property
     def loop(self) -> DenoiseLoop:

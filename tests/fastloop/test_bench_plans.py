@@ -55,6 +55,33 @@ def trained(tmp_path_factory):
     return folder
 
 
+TOY = [
+    "sim=toy", "network.horizon=8", "network.n_obs_steps=2", "network.n_action_steps=4",
+    "network.inputs=[observation.state,observation.environment_state]", "train.batch_size=16",
+    "threads=1",
+]  # fmt: skip
+DENOISER = [
+    "network=transformer", "network.arch.n_layer=1", "network.arch.n_head=2",
+    "network.arch.n_emb=16", "train.steps=4", "train.warmup_steps=1",
+    "sampler.num_train_timesteps=10", "sampler.num_inference_steps=10",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained_on_chunks(tmp_path_factory):
+    """The same of who acts in chunks of single actions."""
+    folder = tmp_path_factory.mktemp("chunks")
+    for name, seed in {"learned": 0, "others": 50}.items():
+        told = ["sim=toy", "expert=toy", "episodes=6", "num_workers=1", f"first_seed={seed}"]
+        out = [f"out={folder / name}.hdf5", f"run_dir={folder / 'record' / name}"]
+        assert cli.main(["record", *told, *out]) == 0
+    short = ["network=cacheflow", *CACHEFLOW[1:]]
+    for name, network in {"planner": DENOISER, "cacheflow": short}.items():
+        told = [*network, *TOY, f"dataset.path={folder / 'learned.hdf5'}", f"out={folder / name}"]
+        assert cli.main(["train", *told, f"run_dir={folder / 'run' / name}"]) == 0
+    return folder
+
+
 def bench(trained, run, *overrides):
     return cli.main(
         [
@@ -77,7 +104,31 @@ def test_plans_are_chosen_among_and_the_other_side_is_told(trained, tmp_path, ca
     assert found["novel"]["value"] < found["novel_other_side"]["value"]
     assert found["ade_mean"]["n"] == 20
     assert found["latency_p50_judge"]["value"] > 0
-    assert "20 moments of 12 drives" in capsys.readouterr().out
+    assert "20 moments of 12 episodes" in capsys.readouterr().out
+
+
+CHUNKS = [
+    "dataset=robomimic", "dataset.keys=[observation.state,observation.environment_state]",
+    "dataset.rows=null", "policy.samples=4",
+]  # fmt: skip
+
+
+def test_chunks_of_who_sees_several_frames_are_chosen_among(trained_on_chunks, tmp_path, capsys):
+    assert bench(trained_on_chunks, tmp_path / "run", "moments=24", *CHUNKS) == 0
+    found = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    away = {name: found[f"ade_{name}"]["value"] for name in ("nearest", "likeliest", "mean")}
+    assert away["nearest"] < away["mean"]
+    assert away["nearest"] <= away["likeliest"]
+    assert found["ade_judge"]["value"] < away["mean"], "it knows where the expert goes"
+    assert found["ade_judge"]["unit"] == "normalized"
+    assert not any("novel" in name for name in found), "left and right mean nothing here"
+    assert "24 moments of 6 episodes" in capsys.readouterr().out
+
+
+def test_a_judge_of_other_frames_is_refused(trained_on_chunks, trained, tmp_path, capsys):
+    judge = f"judge={trained / 'cacheflow'}"
+    assert bench(trained_on_chunks, tmp_path / "run", judge, *CHUNKS) == 2
+    assert "sees frames [1, 0] ticks ago" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -100,5 +151,5 @@ def test_a_dataset_of_no_drives_is_refused(trained):
         judge=str(trained / "cacheflow"),
         dataset={"_target_": "fastloop.sims.toy.PointMass"},
     )
-    with pytest.raises(ValueError, match="PointMass holds no drives to look at"):
+    with pytest.raises(ValueError, match="PointMass holds no episodes to look at"):
         run(config)

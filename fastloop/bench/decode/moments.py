@@ -9,7 +9,7 @@ from itertools import count, islice
 import numpy as np
 import torch
 
-from fastloop.datasets.plans import Plans
+from fastloop.datasets.windows import Windows
 from fastloop.policies.base import Policy
 from fastloop.policies.driving.whole_plans import WholePlans
 from fastloop.policies.history import EpisodeHistory, History
@@ -26,7 +26,7 @@ class Moment:
     Attributes:
         history: of one environment.
         episode: in which it was seen; moments of one episode are alike.
-        driven: (T, 2) the plan of whoever drove, where an expert did.
+        driven: (T, A) the plan of whoever drove, where an expert did.
     """
 
     history: History
@@ -82,28 +82,30 @@ def _drive(sim: Sim, policy: Policy, seed: int) -> Iterator[History]:
             return
 
 
-def recorded(plans: Plans, keys: Iterable[str], moments: int) -> list[Moment]:
-    """Moments of recorded drives, evenly over all of them.
+def recorded(samples: Windows, keys: Iterable[str], moments: int) -> list[Moment]:
+    """Moments of recorded episodes, evenly over all of them.
 
     Args:
-        plans: every frame with its plan.
+        samples: every frame with its plan, or with what was done from it on.
         keys: observations.
         moments: how many.
 
     Raises:
         ValueError: when there are not so many.
     """
-    if moments > len(plans):
+    if moments > len(samples):
         raise ValueError(
-            f"the recorded drives hold {len(plans)} moments, {moments} prompts are asked for: say "
-            f"prompts={len(plans)}"
+            f"the recorded drives hold {len(samples)} moments, {moments} prompts are asked for: "
+            f"say prompts={len(samples)}"
         )
-    places = np.linspace(0, len(plans) - 1, moments).round().astype(int)
+    places, frames = np.linspace(0, len(samples) - 1, moments).round().astype(int), samples.past
     found = []
     for place in places.tolist():
-        sample = plans.gather(torch.tensor([place]))
-        episode = EpisodeHistory(1)
-        episode.observe({key: sample[key][0, 0] for key in keys})
-        history = History.stack([episode], [0])
-        found.append(Moment(history, int(plans.first[place]), sample["action"][0]))
+        sample = samples.gather(torch.tensor([place]))
+        episode = EpisodeHistory(len(frames))
+        for k in range(len(frames)):
+            episode.observe({key: sample[key][0, k] for key in keys})
+        history = History.stack([episode], range(len(frames))[::-1])
+        driven = sample["action"][0, len(frames) - 1 :]
+        found.append(Moment(history, int(samples.first[place]), driven))
     return found

@@ -1,1 +1,1 @@
-"""`fastloop bench plans`: what CacheFlow's density and alarm are worth on held-out drives."""
+"""`fastloop bench plans`: what CacheFlow's density and alarm are worth on held-out episodes."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fastloop.bench.decode.moments import Moment
@@ -27,7 +28,8 @@ class Choices:
     """What became of n moments.
 
     Attributes:
-        distances: name of one of `FIGURES` to the mean distances (n,) m from the expert's plan.
+        distances: name of one of `FIGURES` to the mean distances (n,) from the expert's
+            plan, in the units in which the planner's are compared (`BestOf.comparable`).
         planner_ms, judge_ms: how long all plans of the one took, and a plan of the other.
     """
 
@@ -60,11 +62,17 @@ def choose(
         drawn, own = plans
         assert drawn.candidates is not None
         assert drawn.chosen is not None
-        away = (drawn.candidates[0] - moment.driven).double().norm(dim=-1).mean(-1)
+        steps = own.actions.shape[1]
+        all_plans = torch.cat([drawn.candidates[:, :, :steps], own.actions[:, None]], 1)
+        made, driven = (
+            planner.comparable(actions, moment.history)[0]
+            for actions in (all_plans, moment.driven[None, None, :steps])
+        )
+        apart = (made - driven).double().norm(dim=-1).mean(-1)
+        away, judged = apart[:-1], apart[-1]
         found = {
             "mean": away.mean(), "first": away[0], "likeliest": away[drawn.chosen[0]],
-            "nearest": away.min(),
-            "judge": (own.actions[0] - moment.driven).double().norm(dim=-1).mean(),
+            "nearest": away.min(), "judge": judged,
         }  # fmt: skip
         for name, value in found.items():
             distances[name].append(float(value))

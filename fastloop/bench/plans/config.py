@@ -12,14 +12,14 @@ __all__ = ["PlansBenchConfig"]
 
 @dataclass
 class PlansBenchConfig:
-    """A CacheFlow planner on drives that it did not learn from: which of another planner's plans it
-    finds likeliest, and how well its alarm tells the same drives with left and right changed.
+    """A CacheFlow policy on episodes that it did not learn from: which of another policy's plans it
+    finds likeliest, and, of drives, how well its alarm tells the same with left and right changed.
 
     Attributes:
-        policy: a planner that denoises, which draws the plans; of it are read checkpoint, sampler,
+        policy: one that denoises, which draws the plans; of it are read checkpoint, sampler,
             samples and threads.
-        judge: the CacheFlow planner: a shipped policy's name, or a folder.
-        dataset: drives with the plans that an expert made.
+        judge: the CacheFlow policy: a shipped policy's name, or a folder.
+        dataset: drives with the plans that an expert made, or demonstrations of what was done.
         moments: of them that are looked at, evenly over all; null for all of them.
         seed: of the plans.
     """

@@ -14,8 +14,10 @@ from fastloop.bench.decode.moments import recorded
 from fastloop.bench.plans.alarm import alarm
 from fastloop.bench.plans.choice import FIGURES, Choices, choose
 from fastloop.bench.plans.config import PlansBenchConfig
+from fastloop.datasets.demonstration import Demonstration
 from fastloop.datasets.plans import Plans
 from fastloop.datasets.scores.intervals import mean_interval
+from fastloop.datasets.windows import Windows
 from fastloop.policies.best_of import BestOf
 from fastloop.policies.cacheflow.policy import CacheFlowPolicy
 from fastloop.policies.cacheflow.scorer import PlanScorer
@@ -23,6 +25,7 @@ from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.load import load_policy
 from fastloop.policies.prepare import prepare
 from fastloop.policies.selectors import Density
+from fastloop.policies.spec import PolicySpec
 from fastloop.progress import bar
 from fastloop.run_folder import make_run_dir, write_result
 from fastloop.sims.report.console import text_table
@@ -57,11 +60,12 @@ def run(config: PlansBenchConfig) -> int:
     given = build(config.dataset, "dataset")
     if not isinstance(given, Iterable):
         raise ValueError(
-            f"dataset: {config.dataset['_target_']} holds no drives to look at; say dataset=drives"
+            f"dataset: {config.dataset['_target_']} holds no episodes to look at; say "
+            "dataset=drives or dataset=robomimic"
         )
     made = list(given)
     keys = list({**planner.spec.inputs, **judge.spec.inputs})
-    plans = Plans.cut(made, keys)
+    plans = _cut(made, keys, planner.spec)
     drive = np.concatenate([[n if one.seed is None else one.seed] * len(one.actions)
                             for n, one in enumerate(made)])  # fmt: skip
     count = min(config.moments or len(plans), len(plans))
@@ -73,9 +77,21 @@ def run(config: PlansBenchConfig) -> int:
             planner, judge, recorded(plans, keys, count), config.seed,
             lambda done: advance(done, ""),
         )  # fmt: skip
-    with console.status("alarms"):
-        alarms = alarm(judge, plans, places, drive[places])
-    return _report(choices, alarms, drive[places], config, folder, console)
+    alarms = {}
+    if isinstance(plans, Plans):
+        with console.status("alarms"):
+            alarms = alarm(judge, plans, places, drive[places])
+    unit = planner.spec.action.unit if planner.policy.model.cumulative else "normalized"
+    return _report(choices, alarms, drive[places], unit, config, folder, console)
+
+
+def _cut(made: list[Demonstration], keys: list[str], spec: PolicySpec) -> Windows:
+    """Every frame with what is held against a plan there: the whole plan of who drives by
+    waypoints, of others the chunk that was done."""
+    if spec.action.kind == "waypoint":
+        return Plans.cut(made, keys)
+    steps = {"n_obs_steps": spec.n_obs_steps, "horizon": spec.horizon}
+    return Windows.of(made, keys, lags=spec.lags, **steps)
 
 
 def _policies(config: PlansBenchConfig) -> tuple[BestOf, CacheFlowPolicy]:
@@ -86,20 +102,28 @@ def _policies(config: PlansBenchConfig) -> tuple[BestOf, CacheFlowPolicy]:
     planner = load_policy(config.policy.checkpoint, sampler=sampler)
     if not isinstance(planner, DiffusionPolicy):
         raise ValueError(f"policy.checkpoint={config.policy.checkpoint} does not denoise plans")
+    if judge.spec.lags != planner.spec.lags:
+        raise ValueError(
+            f"policy.checkpoint={config.policy.checkpoint} sees frames {list(planner.spec.lags)} "
+            f"ticks ago, judge={config.judge} others, {list(judge.spec.lags)}: train it with the "
+            "same network.n_obs_steps"
+        )
     return BestOf(planner, Density(PlanScorer(judge)), config.policy.samples), judge
 
 
 def _report(
-    choices: Choices, alarms: dict[str, Interval], drives: Any, config: PlansBenchConfig,
+    choices: Choices, alarms: dict[str, Interval], drives: Any, unit: str, config: PlansBenchConfig,
     folder: Any, console: Console,
 ) -> int:  # fmt: skip
     away = choices.distances
     beyond = {name: of - away["mean"] for name, of in away.items() if name != "mean"}
     found = {name: _mean(of, drives) for name, of in away.items()}
     gaps = {name: _mean(of, drives) for name, of in beyond.items()}
-    metrics = {f"ade_{name}": {"unit": "m", **dataclasses.asdict(of)} for name, of in found.items()}
+    metrics = {
+        f"ade_{name}": {"unit": unit, **dataclasses.asdict(of)} for name, of in found.items()
+    }
     metrics |= {
-        f"ade_difference_{name}": {"unit": "m", **dataclasses.asdict(of)}
+        f"ade_difference_{name}": {"unit": unit, **dataclasses.asdict(of)}
         for name, of in gaps.items()
     }
     metrics |= {name: {"unit": "1", **dataclasses.asdict(of)} for name, of in alarms.items()}
@@ -117,11 +141,12 @@ def _report(
         [FIGURES[name], *_cells(of), *(_cells(gaps[name]) if name in gaps else ("", ""))]
         for name, of in found.items()
     ]
-    head = ("plan", "ADE, m", "95% interval", "beyond one in the mean", "95% interval")
-    where = f"{len(drives)} moments of {facts['drives']} drives"
+    head = ("plan", f"ADE, {unit}", "95% interval", "beyond one in the mean", "95% interval")
+    where = f"{len(drives)} moments of {facts['drives']} episodes"
     console.print(text_table(f"Of {config.policy.samples} plans, at {where}", head, rows))
     rows = [[ALARMS[name], *_cells(of)] for name, of in alarms.items()]
-    console.print(text_table("The alarm", ("figure", "value", "95% interval"), rows))
+    if rows:
+        console.print(text_table("The alarm", ("figure", "value", "95% interval"), rows))
     rows = [[name, *map(milliseconds, (it.p50, it.p90, it.p99, it.max))]
             for name, it in latency.items()]  # fmt: skip
     console.print(text_table("Latency", ("who", "p50", "p90", "p99", "max"), rows))
