@@ -56,10 +56,10 @@ def build_table(
     if feasible is None:
         feasible = torch.ones(len(samples), dtype=torch.bool)
     futures = samples.future.to(device)
-    z, log_det = (torch.cat(p) for p in zip(*map(model.base, futures.split(ROWS)), strict=True))
     moved = model.factorization.project(futures) * model.factorization.scale
     chosen, counts = representatives(moved, model.config.budget, seed=seed)
-    z, log_det = z[chosen], log_det[chosen]
+    through = map(model.base, futures[chosen].split(ROWS))
+    z, log_det = (torch.cat(parts) for parts in zip(*through, strict=True))
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     known = samples.some(order[:CONTEXTS]).rows(slice(None))
     known = {name: part.to(device) for name, part in known.items() if name != "future"}

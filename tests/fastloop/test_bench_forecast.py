@@ -14,10 +14,17 @@ from fastloop.bench.forecast import run
 from fastloop.bench.forecast.events import CONCERNS, EVENTS
 from fastloop.bench.forecast.flow import CachedFlow, differences
 from fastloop.bench.forecast.forecasters import ConstantVelocity, Forecaster, GaussianVelocity
-from fastloop.bench.forecast.measure import Scores, event_intervals, intervals, score
+from fastloop.bench.forecast.measure import (
+    Scores,
+    chance_ece,
+    event_intervals,
+    intervals,
+    score,
+)
 from fastloop.bench.forecast.timing import time_in_turns
 from fastloop.bench.forecast.training import data_digest
 from fastloop.datasets.eth_ucy import SCENES, trajectories
+from fastloop.datasets.scores.probabilities import expected_calibration_error
 from fastloop.datasets.scores.sampled import alike
 from fastloop.datasets.trajectories import Trajectories
 from fastloop.policies.cacheflow.forecast import CacheFlow
@@ -278,6 +285,17 @@ def test_intervals_know_who_is_alike():
     found = event_intervals(some, np.arange(500).astype(str))
     assert found["ece_slows_down"].value == pytest.approx(0.1), "whom it concerns"
     assert found["ece_slows_down"].n == 400
+
+
+def test_who_is_right_errs_by_chance_the_less_the_more_there_are():
+    rng = np.random.default_rng(1)
+    said = rng.uniform(size=4000)
+    few, many = (chance_ece(said, (np.arange(4000) % of).astype(str)) for of in (20, 4000))
+    assert many.value < 0.03 < 0.06 < few.value
+    assert many.low < many.value < many.high
+    right = expected_calibration_error(said, rng.uniform(size=4000) < said)
+    assert many.low < right < many.high
+    assert chance_ece(np.round(said), np.arange(4000).astype(str)).value == 0, "who is sure"
 
 
 def test_turns_are_of_the_same_agents(data):

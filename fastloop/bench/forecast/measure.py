@@ -23,7 +23,16 @@ from fastloop.datasets.trajectories import Trajectories
 from fastloop.policies.rng import Rng
 from fastloop.sims.stats import Interval
 
-__all__ = ["CHOICE", "UNITS", "Scores", "bootstrap", "event_intervals", "intervals", "score"]
+__all__ = [
+    "CHOICE",
+    "UNITS",
+    "Scores",
+    "bootstrap",
+    "chance_ece",
+    "event_intervals",
+    "intervals",
+    "score",
+]
 
 UNITS = {
     "min_ade": "m", "min_fde": "m", "sample_ade": "m", "sample_fde": "m", "apd": "m",
@@ -142,14 +151,29 @@ def intervals(
 
 
 def event_intervals(scores: Scores, groups: NDArray[np.str_]) -> dict[str, Interval]:
-    """``ece_<event>`` and ``auroc_<event>`` of every event, bootstrapped over groups."""
+    """``ece_<event>`` and ``auroc_<event>`` of every event, bootstrapped over groups, and
+    ``chance_ece_<event>``, see `chance_ece`."""
     found = {}
     for name, said in scores.said.items():
         concerned = ~np.isnan(said)
         rows = said[concerned], scores.happened[name][concerned], groups[concerned]
         for what, figure in (("ece", expected_calibration_error), ("auroc", auroc)):
             found[f"{what}_{name}"] = bootstrap(figure, *rows)
+        found[f"chance_ece_{name}"] = chance_ece(said[concerned], groups[concerned])
     return found
+
+
+def chance_ece(said: NDArray[np.floating], groups: NDArray[np.str_]) -> Interval:
+    """The calibration error of somebody who says the same and is right about it, in the mean and in
+    95 of 100 draws: errors of this size say nothing against a forecaster.
+
+    All moments of a group have one fate: what is said of each as likely as this happens.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    fates = np.random.default_rng(0).uniform(size=(RESAMPLES, len(names)))
+    drawn = [expected_calibration_error(said, fate[member] < said) for fate in fates]
+    low, high = np.percentile(drawn, [2.5, 97.5]) if len(said) else (np.nan, np.nan)
+    return Interval(float(np.mean(drawn)), float(low), float(high), n=len(said))
 
 
 def bootstrap(

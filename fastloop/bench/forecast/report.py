@@ -29,7 +29,8 @@ def caption(samples: int, drawn: int) -> str:
         "the futures that followed situations alike. KDE: negative log-likelihood of the true "
         f"points under a kernel density of {drawn} samples; own: that of the whole future, all its "
         "numbers in m, under the forecaster's own density. ECE: how far probabilities of events "
-        "lie from frequencies; AUROC: how well they tell; slowing down is asked of those who move; "
+        "lie from frequencies, and by chance how far if they were right, as few as pedestrians "
+        "are; AUROC: how well they tell; slowing down is asked of those who move; "
         "a forecaster of a single future says 0 or 1. Intervals are by a bootstrap over "
         "pedestrians, or recordings of bodies."
     )
@@ -69,9 +70,11 @@ def tables(
         ),
         Table(
             "Probabilities of events",
-            ("arm", "event", "ECE", "95% interval", "AUROC", "95% interval"),
-            [[one.name, event, *_cells(one.events[f"ece_{event}"]),
-              *_cells(one.events[f"auroc_{event}"])] for event in events for one in arms],
+            ("arm", "event", "ECE", "95% interval", "by chance", "95% interval", "AUROC",
+             "95% interval"),
+            [[one.name, event, *(cell for figure in ("ece", "chance_ece", "auroc")
+                                 for cell in _cells(one.events[f"{figure}_{event}"]))]
+             for event in events for one in arms],
         ),
         Table(
             "Latency of a forecast, right after another; cold: after other arms' forecasts",
