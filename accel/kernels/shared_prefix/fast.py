@@ -46,9 +46,13 @@ def shared_prefix_attention(
     if visible is not None:
         before.masked_fill_(~visible[:, None, None], -torch.inf)
     weights = scores.softmax(-1).to(q.dtype)
-    if not P or visible is not None:
-        weights = weights.nan_to_num()  # of a query that sees nothing
     before, own = weights[..., :P], weights[..., P:]
     folded = before.transpose(0, 1).reshape(heads, N * group * Q, P)
     mixed: torch.Tensor = (folded @ v_prefix[0]).view(heads, N, group * Q, D).transpose(0, 1)
-    return (mixed + own @ v_suffix).reshape(N, H, Q, D)
+    mixed = (mixed + own @ v_suffix).reshape(N, H, Q, D)
+    if P and visible is None:
+        return mixed
+    sees = mask.any(-1)
+    if visible is not None:
+        sees = sees | visible.any(-1, keepdim=True)
+    return mixed.masked_fill_(~sees[:, None, :, None], 0.0)  # softmax of nothing is NaN

@@ -170,6 +170,14 @@ def test_branches_do_not_see_each_other(form):
     assert after[1].isnan().any()
 
 
+@pytest.mark.parametrize("shown", SHOWN)
+def test_scores_that_are_no_numbers_are_not_taken_for_hidden_ones(shown):
+    args = arguments(SIZES[1], torch.float64, shown=shown)
+    args[0][1] = torch.nan
+    result = fast.shared_prefix_attention(*args)
+    assert torch.equal(result.isnan(), args[0].isnan())
+
+
 def test_views_of_longer_buffers_and_one_mask_for_all(form):
     q, k_prefix, v_prefix, k_suffix, v_suffix, mask, scale, _ = arguments(SIZES[1], form.dtype)
     room = [
