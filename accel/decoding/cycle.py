@@ -16,8 +16,8 @@ class Cycle:
 
     Attributes:
         at: (B,) int64, the first slot that a row has not read; n for one that is done.
-        said: (B, n) int64, what the last causal pass was given, with what it said itself in its
-            place: right up to `at`, and from there on what to propose next.
+        said: (B, n) int64, what to propose next: what the last causal pass was given, with what it
+            said itself in its place.
     """
 
     def __init__(self, answer: Answer, passes: Passes, choice: Choice) -> None:
@@ -57,7 +57,7 @@ class Cycle:
         # pads a row sees itself, since attention to nothing is not a number on some devices.
         window = causal(width, device) | (offsets >= lead[:, None])[:, :, None]
         window = window & inside[:, None] | torch.eye(width, dtype=torch.bool, device=device)
-        logits = passes.run("draft", ids, window)
+        logits = passes.run("draft", ids, window, real=inside)
         positions = passes.context.position[:, None] + 1 + offsets[:-1]
         proposed = answer.choose(choice, logits[:, :-1], slots[:, 1:], positions)
         unknown = inside[:, 1:] & (ids[:, 1:] == answer.spec.mask_id)
@@ -87,10 +87,9 @@ class Cycle:
         logits = passes.run("verify", ids, causal(width, ids.device), real=inside)
         positions = passes.context.position[:, None] + 1 + offsets[:-1]
         said = answer.choose(self.choice, logits[:, :-1], slots[:, 1:], positions)
-        given = answer.given[slots[:, 1:]]
-        right = inside[:, 1:] & (given | (said == ids[:, 1:]))
+        right = inside[:, 1:] & (answer.given[slots[:, 1:]] | (said == ids[:, 1:]))
         accepted = inside[:, 0] * (1 + right.long().cumprod(1).sum(1))
-        self.said = _written(guess, said, slots[:, 1:], inside[:, 1:] & ~given)
+        self.said = _written(guess, said, slots[:, 1:], inside[:, 1:])
         self._write(ids, slots, offsets < accepted[:, None])
         accepted = self._settle(logits, ids, slots, accepted)
         told = passes.host(torch.stack([accepted, self.at], 1))
@@ -101,7 +100,7 @@ class Cycle:
         """Read and keep all up to slot (B,) `end`, where every token stands."""
         slots, inside = self._slots(end, width)
         ids = self.answer.tokens.gather(1, slots)
-        logits = self.passes.run("keep", ids, causal(width, ids.device))
+        logits = self.passes.run("keep", ids, causal(width, ids.device), real=inside)
         self.passes.keep(width, width, self._settle(logits, ids, slots, inside.sum(1)))
 
     def _slots(self, end: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:

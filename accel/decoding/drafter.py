@@ -32,6 +32,15 @@ class Drafter:
         self.start = self.passes.context.position.clone()
         self.at = 0
 
+    @classmethod
+    def of(cls, passes: Passes) -> Drafter | None:
+        """For several branches that, like the row that they branch from, have not read on since;
+        None for others."""
+        context, trunk = passes.context, passes.context.trunk
+        if trunk is None or len(context.position) == 1 or trunk.kv.length != context.kv.length:
+            return None
+        return cls(passes, trunk)
+
     def propose(
         self,
         answer: Answer,

@@ -25,10 +25,13 @@ class Packing:
 
     @classmethod
     def of(cls, positions: torch.Tensor) -> Packing | None:
-        """Of positions (B, Q) or (3, B, Q), negative where a row is filled up; None where nothing
-        is, and on a GPU, where one would have to wait to find out."""
+        """Of positions (B, Q) or (3, B, Q), negative where a row is filled up.
+
+        None where nothing is, or nothing else is, since no layer has to take a pass over no token
+        at all; and on a GPU, where one would have to wait to find out.
+        """
         real = positions.reshape(-1, *positions.shape[-2:])[0] >= 0
-        if real.device.type != "cpu" or bool(real.all()):
+        if real.device.type != "cpu" or bool(real.all()) or not bool(real.any()):
             return None
         rows, width = real.shape
         return cls(rows, width, real.flatten().nonzero().flatten())

@@ -33,7 +33,8 @@ class Speculative(Unconditional):
     again (Jacobi's iteration, Santilli et al. 2023).
 
     Rows go on in lock step whatever each accepts. A slot that another row accepted and this one did
-    not stays in the cache, hidden from this row; a single row is cropped.
+    not stays in the cache, hidden from this row; a single row is cropped. Branches of one row share
+    their drafts (`drafter.py`).
 
     No pass is made that decides nothing: a window with at most one open slot behind its first is
     not drafted but read up to that slot, and the known rest of a window is read with the draft of
@@ -80,7 +81,7 @@ class Speculative(Unconditional):
         windows = Windows.of(answer.canvas, self.window)
         lead, stop, jump = (windows.table(name, device) for name in ("lead", "stop", "jump"))
         cycle = Cycle(answer, passes, self.choice)
-        drafter = Drafter(passes, context.trunk) if context.trunk and rows > 1 else None
+        drafter = Drafter.of(passes)
         drafted = accepted = 0
         cycles: Counter[int] = Counter()
 
@@ -97,10 +98,13 @@ class Speculative(Unconditional):
                 continue
             end = stop[cycle.at]
             begin, ends, guess = at, [windows.stop[c] for c in at], cycle.said
-            ahead = [row for row in range(rows) if ends[row] > proposed[row] and at[row] < n]
+            ahead = [
+                row for row, c in enumerate(at)
+                if c < n and ends[row] > proposed[row] and windows.unknown(c)
+            ]  # fmt: skip
             if ahead and drafter:
                 row = max(ahead, key=ends.__getitem__)
-                cycle.said = guess = drafter.propose(
+                guess = drafter.propose(
                     answer, guess, self.draft or self.choice,
                     row, at[row] + windows.lead[at[row]], ends[row],
                 )  # fmt: skip

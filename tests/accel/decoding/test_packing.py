@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastloop.accel.decoding import Canvas, Speculative, decode
 from fastloop.accel.decoding.layered import layers_of
 from fastloop.accel.decoding.packing import Packing
+from fastloop.accel.decoding.skipping import Skipping
 
 
 @settings(max_examples=40, deadline=None)
@@ -62,3 +64,33 @@ def test_a_pass_over_unequal_rows_is_one_pass_for_each(toy, fork):
             for mine, theirs in zip(kv.read(layer), alone.read(layer), strict=True):
                 torch.testing.assert_close(mine[row, :, : start + width], theirs[0])
     assert kv.length == start + 7
+
+
+@pytest.mark.parametrize("masks", [1, 3])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_branches_see_what_rows_of_their_own_see(toy, hidden, masks):
+    """Also where a slot of what they share is hidden from some of their queries."""
+    model, new, start = toy.Model(), 4, len(toy.prompt)
+    ids = torch.randint(toy.MASK, (3, new), generator=torch.Generator().manual_seed(1))
+    positions = (start + torch.arange(new)).expand(3, -1)
+    mask = torch.ones(masks, new, start + new, dtype=torch.bool).tril(start)
+    mask[-1, 1, 2] = not hidden
+    branches = model.prefill([toy.prompt], room=16).fork(3)
+    if not hidden:
+        branches.kv.read = None  # which would copy what they share for each of them
+    rows = model.prefill([toy.prompt] * 3, room=16)
+    one, other = (
+        layers_of(model, range(model.layers), model.embed(ids), positions, mask, context.kv)
+        for context in (branches, rows)
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_an_answer_that_ends_with_its_block(toy):
+    """Nothing is left to be verified behind what was read at the head of the next draft."""
+    canvas = Canvas.free(24, toy.VOCAB, block_size=8)
+    free = toy.reference(toy.Model(), toy.prompt, canvas)
+    assert (free == free[7]).nonzero()[0] == 7
+    model = Skipping(toy.Model(stop_id=int(free[7])), ())
+    decoded = decode(model, [toy.prompt], canvas, Speculative(), debug=True)
+    assert decoded.tokens[0].tolist() == [*free[:8].tolist(), *[int(free[7])] * 16]
