@@ -55,8 +55,9 @@ def by_hand(w, x):
     return torch.stack(points, 1) @ w["linear.weight"].T + w["linear.bias"]
 
 
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("relu", [False, True])
-def test_image_encoder_equals_the_forward_pass_by_hand(relu):
+def test_image_encoder_equals_the_forward_pass_by_hand(relu, count):
     torch.manual_seed(0)
     config = VisionConfig((70, 41), num_keypoints=3, feature_dim=5, final_relu=relu)
     encoder = ImageEncoder((3, 73, 44), config).double().eval()
@@ -65,7 +66,7 @@ def test_image_encoder_equals_the_forward_pass_by_hand(relu):
         if isinstance(module, torch.nn.GroupNorm):
             torch.nn.init.normal_(module.weight)
             torch.nn.init.normal_(module.bias)
-    images = torch.randn(2, 3, 73, 44).double()
+    images = torch.randn(count, 3, 73, 44).double()
     expected = by_hand(encoder.state_dict(), images[:, :, 2:72, 2:43])
     with torch.no_grad():
         result = encoder(images)
