@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -86,4 +87,4 @@ class Autoregressive(Unconditional):
         starts = [
             slot for slot, value in enumerate(values) if value or not slot or not self.jump_forward
         ]
-        return list(zip(starts, [*starts[1:], len(values)], strict=True))
+        return list(pairwise([*starts, len(values)]))

@@ -7,6 +7,7 @@ import torch
 
 from fastloop.accel.decoding import (
     Autoregressive,
+    Canvas,
     Confidence,
     Exactness,
     Greedy,
@@ -80,6 +81,16 @@ def test_branches_sample_as_token_by_token(toy, driver):
     for row, seed in enumerate(seeds):
         tail = toy.reference(model, toy.prompt + head, canvas.part(start, 40), Gumbel(0.8, (seed,)))
         assert decoded.tokens[row].tolist() == head + tail.tolist()
+
+
+@pytest.mark.parametrize("driver", [*DRIVERS, SectionDiffusion()], ids=lambda d: f"{d}"[:40])
+def test_branches_from_the_first_slot_on(toy, driver):
+    """Nothing is decided before they branch."""
+    model, canvas = toy.Model(), Canvas.free(20, toy.VOCAB, block_size=8)
+    decoded = rollouts(model, toy.prompt, canvas, driver, seeds=(1, 2), temperature=1.0)
+    for row, seed in enumerate((1, 2)):
+        alone = decode(model, [toy.prompt], canvas, replace(driver, choice=Gumbel(1.0, (seed,))))
+        assert torch.equal(decoded.tokens[row], alone.tokens[0])
 
 
 @pytest.mark.parametrize("driver", [*DRIVERS, SectionDiffusion()], ids=lambda d: f"{d}"[:40])
