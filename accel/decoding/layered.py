@@ -279,8 +279,8 @@ def layers_of(
 def _common(mask: torch.Tensor, kv: KVCache) -> int:
     """Slots of a prefix that all rows share and that all of their queries see, on a CPU, where it
     costs nothing to look; else 0."""
-    shared = kv.shared if mask.device.type == "cpu" else 0
-    return shared if mask[:, :, :shared].all() else 0
+    look = kv.shared and mask.device.type == "cpu"
+    return kv.shared if look and mask[:, :, : kv.shared].all() else 0
 
 
 def _branched(

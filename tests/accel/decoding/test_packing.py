@@ -1,12 +1,14 @@
 """What fills up a row is not computed, and changes nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastloop.accel.decoding import Canvas, Speculative, decode
-from fastloop.accel.decoding.layered import layers_of
+from fastloop.accel.decoding.layered import _common, layers_of
 from fastloop.accel.decoding.packing import Packing
 from fastloop.accel.decoding.skipping import Skipping
 
@@ -94,3 +96,12 @@ def test_an_answer_that_ends_with_its_block(toy):
     model = Skipping(toy.Model(stop_id=int(free[7])), ())
     decoded = decode(model, [toy.prompt], canvas, Speculative(), debug=True)
     assert decoded.tokens[0].tolist() == [*free[:8].tolist(), *[int(free[7])] * 16]
+
+
+@pytest.mark.parametrize("shared", [0, 3])
+def test_elsewhere_than_on_a_cpu_nobody_waits_for_a_value(shared):
+    """A tensor without values stands for one that is not computed yet."""
+    positions = torch.zeros(2, 3, dtype=torch.int64, device="meta")
+    assert Packing.of(positions) is None
+    mask = torch.ones(1, 3, 8, dtype=torch.bool, device="meta")
+    assert not _common(mask, SimpleNamespace(shared=shared))
