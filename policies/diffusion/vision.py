@@ -96,12 +96,12 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalized images (N, C, H, W) to (N, feature_dim)."""
+        cropped = (random_crop if self.training else center_crop)(images, self.crop_shape)
         if len(images) == 1 and images.device.type == "cpu" and not self.training:
             # torch convolves one image on a CPU in a way that takes longer than it does for two.
-            encoded: torch.Tensor = self(images.expand(2, -1, -1, -1))[:1]
-            return encoded
-        cropped = (random_crop if self.training else center_crop)(images, self.crop_shape)
-        return self.relu(self.linear(self.pool(self.backbone(cropped)).flatten(1)))
+            cropped = cropped.expand(2, -1, -1, -1)
+        encoded = self.relu(self.linear(self.pool(self.backbone(cropped)).flatten(1)))
+        return encoded[: len(images)]
 
 
 class ObservationEncoder(nn.Module):
