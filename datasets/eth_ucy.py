@@ -276,6 +276,7 @@ def _complete(recording: Recording, past: int, length: int, least: int) -> Traje
         seen[:, past:],
         np.array([f"{recording.name}/{it}" for it in recording.pedestrians[order[rows]]], str),
         seen[:, :past].reshape(len(seen), 2 * past) / math.sqrt(past),
+        (recording.frames[order[rows]] - recording.frames.min()) // recording.step + past - 1,
     )
 
 

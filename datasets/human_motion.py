@@ -172,9 +172,12 @@ class _Cut:
         for row, (key, start) in enumerate(starts):
             whole[row] = recordings[key][start : start + self.length].reshape(self.length, width)
         past, future = whole[:, : self.past], whole[:, self.past :]
+        ends = np.cumsum([len(poses) for poses in recordings.values()])
+        begins = dict(zip(recordings, (0, *ends[:-1]), strict=True)) if recordings else {}
         return Trajectories(
-            past, future, np.array(["/".join(key) for key, _ in starts], str), past[:, -1]
-        )
+            past, future, np.array(["/".join(key) for key, _ in starts], str), past[:, -1],
+            np.array([begins[key] + start + self.past - 1 for key, start in starts], np.int64),
+        )  # fmt: skip
 
 
 def _subjects(path: Path) -> dict[str, dict[str, Any]]:

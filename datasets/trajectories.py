@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +23,31 @@ class Trajectories:
             little more than one of them, which intervals must know.
         situation: (n, S) m: two of them that lie close are the same situation, whose futures could
             each have followed (see `fastloop.datasets.scores.sampled.alike`).
+        moment: (n,) when the present is, in points of time since the first recording began, one
+            recording after another: of trajectories from `moment` + T on this future is known.
     """
 
     past: NDArray[np.float32]
     future: NDArray[np.float32]
     groups: NDArray[np.str_]
     situation: NDArray[np.float32]
+    moment: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.past)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> Trajectories:
-        return Trajectories(
-            self.past[rows], self.future[rows], self.groups[rows], self.situation[rows]
-        )
+        return Trajectories(*(column[rows] for column in vars(self).values()))
 
     @classmethod
     def joined(cls, parts: Sequence[Trajectories]) -> Trajectories:
-        """One after the other."""
-        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        """One after the other, also in time."""
+        ends = np.cumsum([part.moment.max(initial=0) + part.future.shape[1] for part in parts])
+        later = [
+            replace(part, moment=part.moment + begin)
+            for part, begin in zip(parts, (0, *ends[:-1]), strict=True)
+        ]
+        columns = zip(*(vars(part).values() for part in later), strict=True)
         return cls(*map(np.concatenate, columns))
 
 

@@ -147,6 +147,14 @@ def test_trajectories_of_each_part(whole):
         trajectories(whole, "univ", future=0)
 
 
+def test_moments_of_recordings_follow_each_other(whole):
+    data = trajectories(whole, "univ", past=8, future=12)
+    first = np.arange(81) + 7
+    assert data.test.moment.tolist() == [*first, *(first + first[-1] + 12)]
+    assert (np.diff(data.train.moment) > 0).all()
+    assert data.test[np.array([3, 90])].moment.tolist() == [10, first[9] + first[-1] + 12]
+
+
 def test_real_windows_equal_the_obvious_ones(realdata):
     (recording,) = split(realdata / "eth_ucy", "eth", "test")
     few = recording.frames < 3000

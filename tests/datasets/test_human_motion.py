@@ -72,6 +72,8 @@ def test_h36m_by_hand(h36m_file, bodies):
     found = np.concatenate([data.test.past[3], data.test.future[3]])
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(data.test.situation, data.test.past[:, -1])
+    assert data.test.moment[:5].tolist() == [24, 34, 44, 54, 160 + 24]
+    assert (np.diff(data.test.moment) > 0).all()
 
 
 def test_the_joints_that_stay():

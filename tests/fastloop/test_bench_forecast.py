@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from fastloop.bench.forecast.measure import (
     intervals,
     score,
 )
+from fastloop.bench.forecast.online import recalibrated
 from fastloop.bench.forecast.timing import time_in_turns
 from fastloop.bench.forecast.training import data_digest
 from fastloop.datasets.eth_ucy import SCENES, trajectories
@@ -276,15 +278,43 @@ def test_intervals_know_who_is_alike():
     assert ten.high - ten.low > 3 * (many.high - many.low)
     came = rng.uniform(size=500) < 0.5
     scores = Scores({}, {"turns_left": np.where(came, 0.9, 0.1)}, {"turns_left": came})
-    found = event_intervals(scores, np.arange(500).astype(str))
+    test = strangers(500)
+    found = event_intervals(scores, test)
     assert found["auroc_turns_left"].value == 1
     assert found["auroc_turns_left"].low == 1
     assert found["ece_turns_left"].value == pytest.approx(0.1)
     said = np.where(np.arange(500) < 400, scores.said["turns_left"], np.nan)
     some = Scores({}, {"slows_down": said}, {"slows_down": came | (np.arange(500) >= 400)})
-    found = event_intervals(some, np.arange(500).astype(str))
+    found = event_intervals(some, test)
     assert found["ece_slows_down"].value == pytest.approx(0.1), "whom it concerns"
-    assert found["ece_slows_down"].n == 400
+    assert found["ece_slows_down"].n == found["online_ece_slows_down"].n == 400
+    assert 0 < found["online_ece_slows_down"].value < 0.1, "who is too careful learns it"
+
+
+def test_what_is_corrected_knows_no_outcome_before_it_came():
+    rng = np.random.default_rng(0)
+    said, came = rng.uniform(0.2, 0.8, 60), rng.uniform(size=60) < 0.9
+    said[::7] = np.nan
+    moment = rng.permutation(30).repeat(2)
+    corrected = recalibrated(said, came, moment, 5)
+    assert (np.isnan(corrected) == np.isnan(said)).all()
+    for now in range(30):
+        other = came ^ (moment > now - 5)
+        again = recalibrated(said, other, moment, 5)
+        np.testing.assert_array_equal(again[moment <= now], corrected[moment <= now])
+    early = moment < 5
+    np.testing.assert_allclose(corrected[early], said[early])
+    last, late = moment == 29 - 5, moment == 29
+    never, always = (recalibrated(said, it, moment, 5) for it in (came & ~last, came | last))
+    assert (never[late] < always[late]).all()
+
+
+def strangers(count):
+    """Trajectories of as many pedestrians, one after another."""
+    return Trajectories(
+        np.zeros((count, 8, 2), np.float32), np.zeros((count, 12, 2), np.float32),
+        np.arange(count).astype(str), np.zeros((count, 1), np.float32), np.arange(count),
+    )  # fmt: skip
 
 
 def test_who_is_right_errs_by_chance_the_less_the_more_there_are():
@@ -332,7 +362,7 @@ def test_a_forecast_that_is_not_finite_is_told(data):
 def test_the_digest_is_of_the_numbers(data):
     past = data.train.past.copy()
     past[0, 0, 0] += 1e-3
-    other = Trajectories(past, data.train.future, data.train.groups, data.train.situation)
+    other = replace(data.train, past=past)
     assert data_digest(data.train) == data_digest(data.train[slice(None)]) != data_digest(other)
 
 

@@ -22,7 +22,7 @@ class ForecastFindings:
     Attributes:
         name: its.
         errors: name of one of `UNITS` to its mean.
-        events: ``ece_<event>``, ``chance_ece_<event>`` and ``auroc_<event>``.
+        events: what `event_intervals` finds, by name.
         gaps: of errors, in the mean of trajectories, beyond those of the first arm.
         latency: of a forecast for one agent, and for several at once; warm, right after another of
             its own, and cold, after those of the other arms.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastloop.bench.forecast.events import CONCERNS, EVENTS
 from fastloop.bench.forecast.forecasters import Forecaster
+from fastloop.bench.forecast.online import recalibrated
 from fastloop.datasets.scores.intervals import mean_interval
 from fastloop.datasets.scores.probabilities import auroc, expected_calibration_error
 from fastloop.datasets.scores.sampled import (
@@ -150,16 +151,20 @@ def intervals(
     }
 
 
-def event_intervals(scores: Scores, groups: NDArray[np.str_]) -> dict[str, Interval]:
-    """``ece_<event>`` and ``auroc_<event>`` of every event, bootstrapped over groups, and
+def event_intervals(scores: Scores, test: Trajectories) -> dict[str, Interval]:
+    """``ece_<event>`` and ``auroc_<event>`` of every event, bootstrapped over groups;
+    ``online_ece_<event>`` and ``online_auroc_<event>``, see `recalibrated`; and
     ``chance_ece_<event>``, see `chance_ece`."""
     found = {}
     for name, said in scores.said.items():
-        concerned = ~np.isnan(said)
-        rows = said[concerned], scores.happened[name][concerned], groups[concerned]
-        for what, figure in (("ece", expected_calibration_error), ("auroc", auroc)):
-            found[f"{what}_{name}"] = bootstrap(figure, *rows)
-        found[f"chance_ece_{name}"] = chance_ece(said[concerned], groups[concerned])
+        concerned, happened = ~np.isnan(said), scores.happened[name]
+        online = recalibrated(said, happened, test.moment, test.future.shape[1])
+        groups = test.groups[concerned]
+        for before, likely in (("", said), ("online_", online)):
+            rows = likely[concerned], happened[concerned], groups
+            for what, figure in (("ece", expected_calibration_error), ("auroc", auroc)):
+                found[f"{before}{what}_{name}"] = bootstrap(figure, *rows)
+        found[f"chance_ece_{name}"] = chance_ece(said[concerned], groups)
     return found
 
 

@@ -30,7 +30,8 @@ def caption(samples: int, drawn: int) -> str:
         f"points under a kernel density of {drawn} samples; own: that of the whole future, all its "
         "numbers in m, under the forecaster's own density. ECE: how far probabilities of events "
         "lie from frequencies, and by chance how far if they were right, as few as pedestrians "
-        "are; AUROC: how well they tell; slowing down is asked of those who move; "
+        "are; AUROC: how well they tell; slowing down is asked of those who move; corrected: with "
+        "all log-odds shifted by what came of the forecasts that were over by then; "
         "a forecaster of a single future says 0 or 1. Intervals are by a bootstrap over "
         "pedestrians, or recordings of bodies."
     )
@@ -75,6 +76,12 @@ def tables(
             [[one.name, event, *(cell for figure in ("ece", "chance_ece", "auroc")
                                  for cell in _cells(one.events[f"{figure}_{event}"]))]
              for event in events for one in arms],
+        ),
+        Table(
+            "Probabilities of events, corrected while watching",
+            ("arm", "event", "ECE", "95% interval", "AUROC", "95% interval"),
+            [[one.name, event, *_cells(one.events[f"online_ece_{event}"]),
+              *_cells(one.events[f"online_auroc_{event}"])] for event in events for one in arms],
         ),
         Table(
             "Latency of a forecast, right after another; cold: after other arms' forecasts",

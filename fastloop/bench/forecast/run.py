@@ -144,7 +144,7 @@ def _find(
             ForecastFindings(
                 name,
                 intervals(own.columns, test.groups),
-                event_intervals(own, test.groups),
+                event_intervals(own, test),
                 intervals(beyond, test.groups),
                 (one, several),
                 _faster(name, timed, 1),
