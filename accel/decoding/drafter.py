@@ -41,6 +41,11 @@ class Drafter:
             return None
         return cls(passes, trunk)
 
+    @property
+    def bytes(self) -> int:
+        """Memory of its own keys and values."""
+        return self.passes.context.kv.own_bytes
+
     def propose(
         self,
         answer: Answer,

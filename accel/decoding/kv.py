@@ -141,11 +141,15 @@ class KVCache:
     @property
     def bytes(self) -> int:
         """Memory of the slots in use, a shared prefix counted once."""
-        parts = [part for layer in range(len(self._used)) for part in self._in_use(layer)]
-        return sum(part.numel() * part.element_size() for part in parts)
+        return self.own_bytes + self._bytes(0)
 
-    def _in_use(self, layer: int) -> tuple[torch.Tensor, ...]:
-        if not self._rows:
-            return ()
-        prefix, own = self.prefix_parts(layer)
-        return (*prefix, *own)
+    @property
+    def own_bytes(self) -> int:
+        """The same without a shared prefix."""
+        return self._bytes(1)
+
+    def _bytes(self, part: int) -> int:
+        """Of `prefix_parts`, the first or the second."""
+        layers = range(self.layers if self._rows else 0)
+        held = [tensor for layer in layers for tensor in self.prefix_parts(layer)[part]]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)

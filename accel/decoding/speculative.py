@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from fastloop.accel.decoding.answer import Answer
@@ -123,7 +123,9 @@ class Speculative(Unconditional):
                     accepted += windows.values(start + 1, start + count)
                     cycles[start - c + count] += 1
             at = [c for _, c in told]
-        return Decoded.of(
+        decoded = Decoded.of(
             self.name, self.exactness, answer, passes,
             drafted=drafted, accepted=accepted, cycles=cycles,
         )  # fmt: skip
+        held = drafter.bytes if drafter else 0
+        return replace(decoded, kv_bytes=decoded.kv_bytes + held)

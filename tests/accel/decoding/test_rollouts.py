@@ -149,6 +149,18 @@ def test_memory_of_branches(toy):
     assert decoded.kv_bytes == one_slot * (shared + rows * read)
 
 
+def test_memory_of_the_row_that_drafts(toy):
+    model, canvas = toy.Model(), toy.canvas(2, slots=30)
+    one_slot = 2 * 8 * model.layers * model.kv_heads * model.width
+    branches = model.prefill([toy.prompt], room=60).fork(3)
+    decoded = Speculative(Gumbel(2.0, (1, 2, 3))).decode(model, branches, canvas)
+    drafted, rest = divmod(decoded.kv_bytes - branches.kv.bytes, one_slot)
+    assert rest == 0
+    assert 0 < drafted <= 30
+    alone = model.prefill([toy.prompt], room=60)
+    assert Speculative().decode(model, alone, canvas).kv_bytes == alone.kv.bytes
+
+
 def test_where_branches_begin(toy):
     canvas = toy.canvas(6, slots=40)
     given = torch.zeros(40, dtype=torch.bool)
