@@ -14,7 +14,7 @@ Conventions that comparable figures keep, and where they go wrong:
 - ``biwi_eth`` was annotated every 6 frames (0.4 s) and interpolated to every 10, so that its step
   is some 0.67 s: people there seem to walk at 2.5 m/s, and its errors are as much too large. Files
   with the step of 6 exist (SR-LSTM, Zhang et al., 2019) and give smaller errors; they are read
-  alike, but are another benchmark.
+  alike, but are another benchmark. So is ``eth_step=6``, which reads the usual file at 0.4 s.
 - Frames in which nobody walks are missing. A window is by time, and never leads over a gap.
 - Social GAN leaves out windows with a single complete pedestrian (`min_pedestrians` = 2), others do
   not (1): 181 or 364 trajectories of eth.
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from fastloop.datasets.agent_frame import AgentFrame
 from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
+from fastloop.datasets.retiming import at_step
 from fastloop.datasets.trajectories import Trajectories, TrajectoryData
 
 __all__ = [
@@ -105,7 +106,12 @@ class Window:
 
 @os_errors_are_faults()
 def split(
-    root: str | Path, scene: str, part: str, *, on_fault: OnFault = raise_fault
+    root: str | Path,
+    scene: str,
+    part: str,
+    *,
+    eth_step: int | None = None,
+    on_fault: OnFault = raise_fault,
 ) -> list[Recording]:
     """The recordings of one part of the leave-one-out benchmark.
 
@@ -115,9 +121,12 @@ def split(
             the same. Those of `TRAINING_ONLY` are used where they are there.
         scene: the tested one of `SCENES`.
         part: ``train``, ``val`` or ``test``.
+        eth_step: frames of ``biwi_eth`` that are 0.4 s, between whose annotations positions are
+            then interpolated: 6, as it was recorded; None for those of its file, as is usual.
         on_fault: told of lines that cannot be read, see `read`.
 
     Raises:
+        ValueError: `eth_step` is less than 1.
         DatasetError: a recording of the five scenes is missing, or a name is unknown.
     """
     if scene not in SCENES:
@@ -127,10 +136,10 @@ def split(
     root = Path(root)
     tested = SCENES[scene]
     if part == "test":
-        return [_whole(root, name, on_fault) for name in tested]
+        return [_whole(root, name, eth_step, on_fault) for name in tested]
     names = [name for other in SCENES.values() for name in other if name not in tested]
     names += [name for name in TRAINING_ONLY if _files(root, name)]
-    return [_share(_whole(root, name, on_fault), part) for name in names]
+    return [_share(_whole(root, name, eth_step, on_fault), part) for name in names]
 
 
 def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Recording:
@@ -221,7 +230,13 @@ def windows(
 
 
 def trajectories(
-    path: str | Path, scene: str, *, past: int = 8, future: int = 12, min_pedestrians: int = 1
+    path: str | Path,
+    scene: str,
+    *,
+    past: int = 8,
+    future: int = 12,
+    min_pedestrians: int = 1,
+    eth_step: int | None = None,
 ) -> TrajectoryData:
     """Every complete trajectory of the benchmark, in its pedestrian's `AgentFrame`.
 
@@ -233,17 +248,18 @@ def trajectories(
         past: P, the present included.
         future: T.
         min_pedestrians: as `windows` takes it.
+        eth_step: as `split` takes it.
 
     Raises:
         DatasetError: as `split`, or a part has no trajectory of this length.
-        ValueError: `past` or `future` is less than 1.
+        ValueError: `past`, `future` or `eth_step` is less than 1.
     """
     _check(past, future)
     parts = {}
     for part in ("train", "val", "test"):
         found = [
             _complete(recording, past, past + future, min_pedestrians)
-            for recording in split(path, scene, part)
+            for recording in split(path, scene, part, eth_step=eth_step)
         ]
         parts[part] = Trajectories.joined(found)
         if not len(parts[part]):
@@ -306,20 +322,21 @@ def _files(root: Path, name: str) -> list[Path]:
     return parts[0] + parts[1] if all(parts) else []
 
 
-def _whole(root: Path, name: str, on_fault: OnFault) -> Recording:
+def _whole(root: Path, name: str, eth_step: int | None, on_fault: OnFault) -> Recording:
     pieces = [read(path, on_fault=on_fault) for path in _files(root, name)]
     if not pieces:
         raise DatasetError(
             f"{root} lacks {name}.txt; the benchmark is of "
             f"{', '.join(f'{it}.txt' for names in SCENES.values() for it in names)}"
         )
-    return Recording(
+    whole = Recording(
         name,
         pieces[0].step,
         np.concatenate([piece.frames for piece in pieces]),
         np.concatenate([piece.pedestrians for piece in pieces]),
         np.concatenate([piece.positions for piece in pieces]),
     )
+    return at_step(whole, eth_step) if eth_step is not None and name in SCENES["eth"] else whole
 
 
 def _share(recording: Recording, part: str) -> Recording:
