@@ -172,8 +172,8 @@ class _Cut:
         for row, (key, start) in enumerate(starts):
             whole[row] = recordings[key][start : start + self.length].reshape(self.length, width)
         past, future = whole[:, : self.past], whole[:, self.past :]
-        ends = np.cumsum([len(poses) for poses in recordings.values()])
-        begins = dict(zip(recordings, (0, *ends[:-1]), strict=True)) if recordings else {}
+        lengths = map(len, recordings.values())
+        begins = dict(zip(recordings, np.cumsum([0, *lengths]), strict=False))
         return Trajectories(
             past, future, np.array(["/".join(key) for key, _ in starts], str), past[:, -1],
             np.array([begins[key] + start + self.past - 1 for key, start in starts], np.int64),

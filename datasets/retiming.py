@@ -14,7 +14,8 @@ __all__ = ["at_step"]
 
 
 def at_step(recording: Recording, step: int) -> Recording:
-    """Where everybody was at the multiples of `step`, on straight lines between annotations.
+    """Where everybody was at every `step`th frame from the first on, on straight lines between
+    annotations.
 
     Nobody is anywhere before his first annotation, behind his last, or in a gap of them.
 
@@ -31,10 +32,10 @@ def at_step(recording: Recording, step: int) -> Recording:
     frames, pedestrians = recording.frames[order], recording.pedestrians[order]
     broken = (np.diff(pedestrians) != 0) | (np.diff(frames) != recording.step)
     walks = np.split(np.arange(len(frames)), np.flatnonzero(broken) + 1)
-    found = []
+    first, found = frames.min(), []
     for walk in walks:
         known, positions = frames[walk], recording.positions[order[walk]]
-        times = np.arange(-(-known[0] // step) * step, known[-1] + 1, step)
+        times = np.arange(first - (first - known[0]) // step * step, known[-1] + 1, step)
         there = [np.interp(times, known, along) for along in positions.T]
         found.append(np.stack([times, np.full(len(times), pedestrians[walk[0]]), *there], 1))
     rows = np.concatenate(found)

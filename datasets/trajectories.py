@@ -42,10 +42,10 @@ class Trajectories:
     @classmethod
     def joined(cls, parts: Sequence[Trajectories]) -> Trajectories:
         """One after the other, also in time."""
-        ends = np.cumsum([part.moment.max(initial=0) + part.future.shape[1] for part in parts])
+        lasts = (part.moment.max(initial=0) + part.future.shape[1] for part in parts)
         later = [
             replace(part, moment=part.moment + begin)
-            for part, begin in zip(parts, (0, *ends[:-1]), strict=True)
+            for part, begin in zip(parts, np.cumsum([0, *lasts]), strict=False)
         ]
         columns = zip(*(vars(part).values() for part in later), strict=True)
         return cls(*map(np.concatenate, columns))

@@ -141,15 +141,14 @@ class KVCache:
     @property
     def bytes(self) -> int:
         """Memory of the slots in use, a shared prefix counted once."""
-        return self.own_bytes + self._bytes(0)
+        return self.own_bytes + sum(map(_bytes, self._prefix))
 
     @property
     def own_bytes(self) -> int:
         """The same without a shared prefix."""
-        return self._bytes(1)
-
-    def _bytes(self, part: int) -> int:
-        """Of `prefix_parts`, the first or the second."""
         layers = range(self.layers if self._rows else 0)
-        held = [tensor for layer in layers for tensor in self.prefix_parts(layer)[part]]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        return sum(_bytes(self.prefix_parts(layer)[1]) for layer in layers)
+
+
+def _bytes(held: KeysValues) -> int:
+    return sum(part.numel() * part.element_size() for part in held)

@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 __all__ = ["Recalibration"]
 
-SURE = 1e-3  # nothing is said to be likelier, or less likely to fail, than this: odds stay finite
+UNLIKELY = 1e-3  # no event is taken for less likely than this, or than this not to come
 
 
 class Recalibration:
@@ -19,25 +19,16 @@ class Recalibration:
 
     A forecaster that was trained elsewhere knows how people moved there. What it says of an event
     is shifted in log-odds by one number for all, the likeliest after the outcomes so far under a
-    normal prior (Platt's offset, learned as in logistic regression with Laplace's approximation):
-    a minute of watching tells more about a place than any number of other places.
+    standard normal prior (Platt's offset, learned as in logistic regression with Laplace's
+    approximation).
 
     Attributes:
         shift: what is added to log-odds, 0 before anything was learned.
         precision: of what is known about it, one over its variance.
-
-    Args:
-        spread: standard deviation of the prior.
-
-    Raises:
-        ValueError: `spread` is not positive.
     """
 
-    def __init__(self, spread: float = 1.0) -> None:
-        if not 0 < spread < math.inf:
-            raise ValueError(f"spread must be a positive number, got {spread}")
-        self.shift = 0.0
-        self.precision = spread**-2
+    def __init__(self) -> None:
+        self.shift, self.precision = 0.0, 1.0
 
     def __call__(self, said: ArrayLike) -> NDArray[np.float64]:
         """Corrected probabilities, of `said` ones in [0, 1], any shape.
@@ -81,4 +72,4 @@ def _log_odds(said: ArrayLike) -> NDArray[np.float64]:
     said = np.asarray(said, dtype=np.float64)
     if not ((said >= 0) & (said <= 1)).all():
         raise ValueError(f"probabilities {said}, expected numbers in [0, 1]")
-    return np.asarray(logit(said.clip(SURE, 1 - SURE)))
+    return np.asarray(logit(said.clip(UNLIKELY, 1 - UNLIKELY)))

@@ -20,15 +20,18 @@ def recording(*walks, step=10):
 
 
 def test_between_annotations_by_hand():
-    found = at_step(recording((3, [10, 20, 30], [(0, 0), (1, 2), (1, 4)])), 6)
+    walks = (1, [3], [(9, 9)]), (3, [10, 20, 30], [(0, 0), (1, 2), (1, 4)])
+    found = at_step(recording(*walks), 6)
     assert (found.name, found.step) == ("walks", 6)
-    assert found.frames.tolist() == [12, 18, 24, 30]
-    assert found.pedestrians.tolist() == [3] * 4
-    np.testing.assert_allclose(found.positions, [(0.2, 0.4), (0.8, 1.6), (1, 2.8), (1, 4)])
+    assert found.frames.tolist() == [3, 15, 21, 27], "counted from the first"
+    assert found.pedestrians.tolist() == [1, 3, 3, 3]
+    np.testing.assert_allclose(found.positions[1:], [(0.5, 1), (1, 2.2), (1, 3.4)])
 
 
 def test_the_same_step_is_the_same_recording():
-    walks = [(who, np.arange(5 * who, 5 * who + 4) * 10, np.full((4, 2), who)) for who in (1, 2, 7)]
+    walks = [
+        (who, 3 + np.arange(5 * who, 5 * who + 4) * 10, np.full((4, 2), who)) for who in (1, 2, 7)
+    ]
     before = recording(*walks)
     after = at_step(before, 10)
     for name in ("frames", "pedestrians", "positions"):
