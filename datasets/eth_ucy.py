@@ -36,16 +36,14 @@ from numpy.typing import NDArray
 
 from fastloop.datasets.agent_frame import AgentFrame
 from fastloop.datasets.errors import DatasetError, OnFault, os_errors_are_faults, raise_fault
-from fastloop.datasets.retiming import at_step
+from fastloop.datasets.pedestrians import Recording, at_step, read
 from fastloop.datasets.trajectories import Trajectories, TrajectoryData
 
 __all__ = [
     "HZ",
     "SCENES",
     "TRAINING_ONLY",
-    "Recording",
     "Window",
-    "read",
     "split",
     "trajectories",
     "windows",
@@ -62,25 +60,6 @@ SCENES = {
 """The recordings that each scene is tested on."""
 TRAINING_ONLY = ("crowds_zara03", "uni_examples")
 SAME_SITUATION = 0.1  # m, between two pasts in the agent frame, in the root mean square over time
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Annotations of one place, by frame and then pedestrian.
-
-    Attributes:
-        name: its file's, without suffix.
-        step: frames from one annotation to the next, nominally 1 / `HZ` s.
-        frames: (R,) int64.
-        pedestrians: (R,) int64; each is in a frame once.
-        positions: (R, 2) m, in the recording's own ground frame.
-    """
-
-    name: str
-    step: int
-    frames: NDArray[np.int64]
-    pedestrians: NDArray[np.int64]
-    positions: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -140,51 +119,6 @@ def split(
     names = [name for other in SCENES.values() for name in other if name not in tested]
     names += [name for name in TRAINING_ONLY if _files(root, name)]
     return [_share(_whole(root, name, eth_step, on_fault), part) for name in names]
-
-
-def read(path: str | Path, *, on_fault: OnFault = raise_fault) -> Recording:
-    """Read a file of lines ``frame pedestrian x y``, separated by blanks or tabs.
-
-    Args:
-        path: the file.
-        on_fault: told of a line that is malformed or repeats a pedestrian in a frame; it is left
-            out.
-
-    Raises:
-        DatasetError: the file is missing, or holds no pedestrian who was seen twice.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
-    rows: dict[tuple[int, int], tuple[float, float]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            frame, pedestrian, x, y = map(float, line.split())
-            if not (frame.is_integer() and pedestrian.is_integer() and math.isfinite(x + y)):
-                raise ValueError("frames and pedestrians are whole numbers, positions finite")
-            if max(abs(frame), abs(pedestrian)) > 2**53:
-                raise ValueError("a frame or pedestrian of this number cannot be told from others")
-            if (key := (int(frame), int(pedestrian))) in rows:
-                raise ValueError("this pedestrian is in this frame already")
-        except (ValueError, OverflowError) as error:
-            text = line[:60].decode("ascii", "backslashreplace")
-            on_fault(DatasetError(f"{path}, line {number}: {text!r}: {error}"))
-            continue
-        rows[key] = (x, y)
-    keys = sorted(rows)
-    frames, pedestrians = np.array(keys, dtype=np.int64).reshape(-1, 2).T
-    recording = Recording(
-        path.stem, 0, frames, pedestrians, np.array([rows[key] for key in keys]).reshape(-1, 2)
-    )
-    gaps = _gaps(recording)
-    if not len(gaps):
-        raise DatasetError(f"{path} holds no pedestrian who was seen twice, in {len(keys)} rows")
-    steps, counts = np.unique(gaps, return_counts=True)
-    return replace(recording, step=int(steps[np.argmax(counts)]))
 
 
 def windows(
@@ -304,13 +238,6 @@ def _begins(recording: Recording, order: NDArray[np.int64], length: int) -> NDAr
     ends = np.append(breaks, len(order))
     end = np.repeat(ends, np.diff(ends, prepend=0))  # of the run that a place is in
     return np.flatnonzero(np.arange(len(order)) + length <= end)
-
-
-def _gaps(recording: Recording) -> NDArray[np.int64]:
-    """Frames from one annotation of a pedestrian to the next."""
-    order = np.lexsort((recording.frames, recording.pedestrians))
-    same = np.diff(recording.pedestrians[order]) == 0
-    return np.diff(recording.frames[order])[same]
 
 
 def _files(root: Path, name: str) -> list[Path]:

@@ -10,12 +10,11 @@ from fastloop.datasets.errors import DatasetError
 from fastloop.datasets.eth_ucy import (
     SCENES,
     TRAINING_ONLY,
-    Recording,
-    read,
     split,
     trajectories,
     windows,
 )
+from fastloop.datasets.pedestrians import Recording, read
 
 NAMES = [name for names in SCENES.values() for name in names]
 

@@ -1,10 +1,10 @@
-"""Walks at another step: on the lines between annotations, and nowhere else."""
+"""Recordings at another step: on the lines between annotations, and nowhere else."""
 
 import numpy as np
 import pytest
 
-from fastloop.datasets.eth_ucy import Recording, split, trajectories
-from fastloop.datasets.retiming import at_step
+from fastloop.datasets.eth_ucy import split, trajectories
+from fastloop.datasets.pedestrians import Recording, at_step
 
 
 def recording(*walks, step=10):
