@@ -62,11 +62,12 @@ def count_stack(stack: ResidualStack, sample: torch.Tensor, cond: torch.Tensor |
 def count_call(function: Callable[..., T], *args: Any) -> tuple[T, int]:
     """The answer of a call, and the operations that it took.
 
-    Attention is made to run as plain products meanwhile: the counter knows no fused kernel of the
-    CPU, and on other devices the figure must be the same.
+    Attention and layers are made to run as plain products meanwhile: the counter knows no kernel
+    that is the CPU's alone, and on other devices the figure must be the same.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, one_dnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         with (
             torch.no_grad(),
@@ -76,4 +77,5 @@ def count_call(function: Callable[..., T], *args: Any) -> tuple[T, int]:
             answer = function(*args)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.enabled = one_dnn
     return answer, int(counter.get_total_flops())

@@ -8,10 +8,13 @@ multiplies by these weights, which are more than half of the network's at the pu
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch.nn.functional import linear, silu
 
 from fastloop.accel.block_cache.stack import Branch
+from fastloop.accel.kernels.packed import pack
 from fastloop.policies.diffusion.dit import DiT, modulate
 
 __all__ = ["DiTStack"]
@@ -35,8 +38,11 @@ class DiTStack:
 
     @torch.no_grad()
     def __init__(self, net: DiT, timesteps: torch.Tensor) -> None:
-        self.net = net
-        self._blocks = list(net.transformer_blocks)
+        self.net = copy.deepcopy(
+            net, {id(part): part for part in (*net.parameters(), *net.buffers())}
+        )
+        pack(self.net)  # modules of its own, so that the published network stays as it is
+        self._blocks = list(self.net.transformer_blocks)
         time = silu(net.time_features(timesteps.to(net.input_proj.weight.device)))
         self._time_dim = time.shape[-1]
         maps = [block.adaLN_modulation[1] for block in self._blocks]

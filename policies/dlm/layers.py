@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from fastloop.accel.kernels.packed import pack
+
 __all__ = ["Rotation", "StockLayers", "turned"]
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
@@ -15,11 +17,13 @@ class StockLayers:
     """The parts of a `LayeredModel` that are modules of a network.
 
     Args:
-        network: with ``lm_head``; of any floating dtype, on any device.
+        network: with ``lm_head``; of any floating dtype, on any device. Its linear layers become
+            `PackedLinear`.
         text: its part with ``embed_tokens``, ``layers``, ``norm`` and ``rotary_emb``.
     """
 
     def __init__(self, network: Any, text: Any) -> None:
+        pack(network)
         self.network, self.text = network, text
         self.layers = len(text.layers)
         self.scale = float(text.layers[0].self_attn.scaling)
