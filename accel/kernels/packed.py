@@ -14,12 +14,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
+from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["Packed", "PackedLinear", "pack"]
+__all__ = ["Packed", "PackedLinear", "linear", "pack"]
 
 ROWS = 64  # that weights are laid out for; they serve any number
 LARGEST = 1 << 25  # bytes of weights that may lie in memory twice
+
+_LAID = WeakTensorKeyDictionary()  # of parameters: their state, and their copy
 
 
 class Packed:
@@ -47,34 +50,33 @@ class Packed:
             flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self._laid)
             return flat.view(*x.shape[:-1], len(self.bias))
         if (torch.is_grad_enabled() and x.requires_grad) or not torch.backends.mkldnn.enabled:
-            return linear(x, self.weight, self.bias)
+            return functional.linear(x, self.weight, self.bias)
         return _product(x, self._laid, self.bias)
 
 
-class PackedLinear(nn.Linear):
-    """``nn.Linear`` that multiplies several rows by oneDNN where that is faster.
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``torch.nn.functional.linear`` that multiplies several rows by oneDNN where that is faster.
 
-    The order of additions is all that differs. One row, other dtypes and devices, and whatever is
-    to be differentiated, are left to torch. Weights are laid out when they are first used, and
-    again when they have changed.
+    The order of additions is all that differs. One row, other dtypes and devices, whatever is to be
+    differentiated or compiled, and weights that are not parameters, are left to torch. Parameters
+    are laid out when they are first used, and again when they have changed.
     """
+    several = x.dtype == weight.dtype and x.numel() > x.shape[-1]
+    left = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if not several or left or type(weight) is not nn.Parameter or not _one_dnn_wins(weight):
+        return functional.linear(x, weight, bias)
+    state = weight.data_ptr(), 0 if weight.is_inference() else weight._version
+    if weight not in _LAID or _LAID[weight][0] != state:
+        _LAID[weight] = state, _laid_out(weight.detach())
+    return _product(x, _LAID[weight][1], bias)
 
-    _laid: tuple[tuple[int, int], torch.Tensor] | None = None
+
+class PackedLinear(nn.Linear):
+    """``nn.Linear`` by `linear`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See ``nn.Linear``."""
-        weight = self.weight
-        several = x.dtype == weight.dtype and x.numel() > x.shape[-1]
-        if not several or torch.is_grad_enabled() or not _one_dnn_wins(weight):
-            return super().forward(x)
-        state = weight.data_ptr(), 0 if weight.is_inference() else weight._version
-        if self._laid is None or self._laid[0] != state:
-            self._laid = state, _laid_out(weight.detach())
-        return _product(x, self._laid[1], self.bias)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Without the copy, which can be neither copied nor saved."""
-        return self.__dict__ | {"_laid": None}
+        return linear(x, self.weight, self.bias)
 
 
 def pack(network: nn.Module) -> None:

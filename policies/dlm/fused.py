@@ -1,4 +1,4 @@
-"""A stock decoder with fewer and larger products, for passes that wait for memory alone."""
+"""A stock decoder with fewer and larger products."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.layered import Wrapped
+from fastloop.accel.kernels.packed import linear
 from fastloop.policies.dlm.layers import Rotation, turned
 
-__all__ = ["Fused", "product"]
+__all__ = ["Fused", "joinable", "product"]
 
 SHAPES = 64
 
@@ -40,8 +41,12 @@ class Fused(Wrapped):
 
     def __init__(self, model: Any, *, compiled: bool = False) -> None:
         super().__init__(model)
-        if not hasattr(model, "text"):
-            raise ValueError(f"{type(model).__name__} has no layers of transformers to be joined")
+        if not joinable(model):
+            raise ValueError(
+                f"layers are joined of Llama, Qwen2 and Qwen2.5-VL; {type(model).__name__} has "
+                "none of transformers, or they norm their queries, have biases that those lack, or "
+                "another activation: decode without"
+            )
         self.blocks = model.text.layers
         self.products = nn.ModuleList(_products(block) for block in self.blocks)
         self._project, self._finish = _project, _finish
@@ -79,15 +84,21 @@ class Fused(Wrapped):
         return self._finish(hidden, mixed, norm.weight, norm.variance_epsilon, weights)
 
 
-def _products(block: Any) -> nn.ModuleDict:
+def joinable(model: Any) -> bool:
+    """Whether `Fused` knows the layers of a model."""
+    return hasattr(model, "text") and all(map(_plain, model.text.layers))
+
+
+def _plain(block: Any) -> bool:
     attention, mlp = block.self_attn, block.mlp
     others = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    plain = not hasattr(attention, "q_norm") and not any(part.bias is not None for part in others)
-    if not plain or mlp.config.hidden_act != "silu":
-        raise ValueError(
-            "layers are joined of Llama, Qwen2 and Qwen2.5-VL; these norm their queries, have "
-            "biases that those have not, or another activation: decode without"
-        )
+    biased = any(part.bias is not None for part in others)
+    silu_alone: bool = mlp.config.hidden_act == "silu"
+    return silu_alone and not biased and not hasattr(attention, "q_norm")
+
+
+def _products(block: Any) -> nn.ModuleDict:
+    attention, mlp = block.self_attn, block.mlp
     return nn.ModuleDict(
         {
             "qkv": _joined([attention.q_proj, attention.k_proj, attention.v_proj]),

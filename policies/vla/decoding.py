@@ -54,7 +54,7 @@ from fastloop.accel.decoding.speculative import Speculative
 from fastloop.accel.decoding.streaming import Streaming
 from fastloop.accel.decoding.tidar import TiDAR
 from fastloop.policies.dlm.filters import load_filter
-from fastloop.policies.dlm.fused import Fused
+from fastloop.policies.dlm.fused import Fused, joinable
 from fastloop.policies.vla.prompt import Prompt
 from fastloop.policies.vla.qwen25vl import Qwen25VL
 from fastloop.policies.vla.selectors import SELECTORS
@@ -220,7 +220,7 @@ def build_model(config: DecodingConfig, model: LanguageModel) -> LanguageModel:
     asked = model
     if not _off():
         # The wrappers themselves look whether it is passed layer by layer.
-        if config.captured:
+        if config.captured or joinable(model):
             model = Fused(model)
         if config.skip and config.driver != "layer_skip":
             model = Skipping(cast(LayeredModel, model), config.skip)

@@ -8,7 +8,7 @@ import torch
 from fastloop.accel.decoding import ModelSpec, Regime
 from fastloop.accel.decoding.kv import KVCache
 from fastloop.policies.dlm.decoder import Decoder
-from fastloop.policies.dlm.fused import Fused
+from fastloop.policies.dlm.fused import Fused, joinable
 
 IDS = torch.tensor([[3, 14, 1, 5, 9], [2, 6, 5, 3, 5]])
 
@@ -60,6 +60,15 @@ def test_compiled_it_says_the_same(stock):
     compiled = Fused(model, compiled=True)
     for ids in (IDS, IDS[:1, :3], IDS[:, :1]):
         torch.testing.assert_close(logits(compiled, ids), logits(model, ids), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "known"), [("Llama", True), ("Qwen2", True), ("Qwen3", False)])
+def test_it_is_known_beforehand_what_can_be_joined(stock, family, known):
+    model = model_of(stock, family)
+    assert joinable(model) is known
+    model.text.layers[1].mlp.config.hidden_act = "gelu"
+    assert not joinable(model)
+    assert not joinable(object())
 
 
 def test_what_it_refuses(stock):

@@ -31,6 +31,7 @@ from fastloop.accel.decoding.commits import BlockFilter, Calibration
 from fastloop.policies.dlm.decoder import Decoder
 from fastloop.policies.dlm.filters import save_filter
 from fastloop.policies.dlm.fused import Fused
+from fastloop.policies.vla import decoding
 from fastloop.policies.vla.decoding import (
     COMMITS,
     DENOISING,
@@ -81,8 +82,10 @@ def test_a_name_is_a_driver_or_a_reason(make, regime, name):
         with pytest.raises(ValueError, match=f"cannot be right on a {regime.value} model: "):
             built(model, driver=name, commit="credit")
         return
-    assert built(model, driver=name, commit="credit") == (model, driver)
-    decoded = decode(model, [[3, 5, 7]], CANVAS, driver)
+    fused, same = built(model, driver=name, commit="credit")
+    assert same == driver
+    decoded = decode(fused, [[3, 5, 7]], CANVAS, driver)
+    assert torch.equal(decoded.tokens, decode(model, [[3, 5, 7]], CANVAS, driver).tokens)
     assert decoded.exactness is compose(model, driver, CANVAS)
     assert 63 not in decoded.tokens
 
@@ -103,6 +106,18 @@ def test_what_a_name_is(make, regime, name, expected):
     assert driver == expected
     assert not isinstance(model, Skipping)
     assert getattr(driver, "window", None) != BlockWindow() or isinstance(driver, CachedDiffusion)
+
+
+def test_layers_are_joined_where_they_can_be(make, monkeypatch):
+    model = make(Regime.CAUSAL_CONTEXT)
+    joined = build_model(DecodingConfig(), model)
+    assert isinstance(joined, Fused)
+    assert joined.model is model
+    monkeypatch.setattr(decoding, "joinable", lambda model: False)
+    assert build_model(DecodingConfig(), model) is model
+    monkeypatch.undo()
+    monkeypatch.setenv("FASTLOOP_ACCEL", "off")
+    assert build_model(DecodingConfig(), model) is model
 
 
 def test_captured_is_what_is_left_of_the_model(make, monkeypatch):
