@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import linear
 
+from fastloop.accel.flops import count_call
 from fastloop.accel.kernels import packed
 from fastloop.accel.kernels.packed import Packed, PackedLinear, pack
 
@@ -100,6 +101,16 @@ def test_torchs_own_switch_leaves_all_to_mkl(one_dnn, monkeypatch):
         torch.testing.assert_close(product(x), expected)
         torch.testing.assert_close(module(x), expected)
         assert len(one_dnn) == 2 * enabled
+
+
+def test_operations_are_counted_whoever_multiplies(one_dnn):
+    module, x = layer(12, 10), torch.ones(3, 12)
+    product = Packed.of(module)
+    pack(module)
+    for function in (product, module):
+        assert count_call(function, x)[1] == 2 * 3 * 12 * 10
+    assert not one_dnn
+    assert torch.backends.mkldnn.enabled
 
 
 @pytest.mark.parametrize("form", ["Packed", "PackedLinear"])
