@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import linear, silu
 
 from fastloop.accel.block_cache.stack import Branch
-from fastloop.accel.kernels.packed import pack
+from fastloop.accel.kernels.products import multiply_by_one_dnn
 from fastloop.policies.diffusion.dit import DiT, modulate
 
 __all__ = ["DiTStack"]
@@ -41,7 +41,7 @@ class DiTStack:
         self.net = copy.deepcopy(
             net, {id(part): part for part in (*net.parameters(), *net.buffers())}
         )
-        pack(self.net)  # modules of its own, so that the published network stays as it is
+        multiply_by_one_dnn(self.net.eval())  # the published network stays what it is
         self._blocks = list(self.net.transformer_blocks)
         time = silu(net.time_features(timesteps.to(net.input_proj.weight.device)))
         self._time_dim = time.shape[-1]

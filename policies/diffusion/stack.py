@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
 from fastloop.accel.block_cache.stack import Branch
-from fastloop.accel.kernels.packed import Packed
+from fastloop.accel.kernels.products import Packed
 from fastloop.policies.diffusion.fused import (
     FusedCrossAttention,
     FusedFeedForward,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn.functional import silu
 
 from fastloop.accel.decoding.context import Context
 from fastloop.accel.decoding.layered import Wrapped
-from fastloop.accel.kernels.packed import linear
+from fastloop.accel.kernels.products import linear
 from fastloop.policies.dlm.layers import Rotation, turned
 
 __all__ = ["Fused", "joinable", "product"]
@@ -111,23 +112,22 @@ def _products(block: Any) -> nn.ModuleDict:
 
 def _joined(parts: Sequence[nn.Linear]) -> nn.Linear:
     """One product that gives what several give, one after the other."""
-    biases = [part.bias for part in parts]
-    bias = None if biases[0] is None else torch.cat(biases).detach()
-    rows = [part.out_features for part in parts]
-    weight = _whole([part.weight.detach() for part in parts])
-    for part, own in zip(parts, weight.split(rows), strict=True):
-        part.weight.data = own
+    weight = _whole([part.weight for part in parts])
+    bias = None if parts[0].bias is None else _whole([part.bias for part in parts])
     return product(weight, bias)
 
 
-def _whole(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Matrices as one; without a copy where they have been joined before."""
+def _whole(parts: Sequence[nn.Parameter]) -> torch.Tensor:
+    """Parameters as one tensor of which they become views, unless they have been joined before."""
     storages = [part.untyped_storage() for part in parts]
-    rows, columns = sum(map(len, parts)), parts[0].shape[1]
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
     same = len({storage.data_ptr() for storage in storages}) == 1
-    if same and storages[0].nbytes() == rows * columns * parts[0].element_size():
-        return parts[0].as_strided((rows, columns), (columns, 1), 0)
-    return torch.cat(list(parts))
+    if same and storages[0].nbytes() == math.prod(shape) * parts[0].element_size():
+        return parts[0].detach().as_strided(shape, parts[0].stride(), 0)
+    whole = torch.cat(list(parts)).detach()
+    for part, own in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+        part.data = own
+    return whole
 
 
 def product(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastloop.accel.kernels.packed import pack
+from fastloop.accel.kernels.products import multiply_by_one_dnn
 
 __all__ = ["Rotation", "StockLayers", "turned"]
 
@@ -18,12 +18,12 @@ class StockLayers:
 
     Args:
         network: with ``lm_head``; of any floating dtype, on any device. Its linear layers become
-            `PackedLinear`.
+            `OneDnnLinear`.
         text: its part with ``embed_tokens``, ``layers``, ``norm`` and ``rotary_emb``.
     """
 
     def __init__(self, network: Any, text: Any) -> None:
-        pack(network)
+        multiply_by_one_dnn(network)
         self.network, self.text = network, text
         self.layers = len(text.layers)
         self.scale = float(text.layers[0].self_attn.scaling)

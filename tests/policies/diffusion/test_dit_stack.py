@@ -4,6 +4,7 @@ import torch
 from fastloop.accel.block_cache import CachedLoop, CachePlan, Provenance
 from fastloop.accel.block_cache.reference import reference_loop
 from fastloop.accel.denoise import PlainLoop
+from fastloop.accel.kernels.products import OneDnnLinear
 from fastloop.accel.samplers import SamplerConfig, build_sampler
 from fastloop.policies.diffusion.dit import DiT
 from fastloop.policies.diffusion.dit_stack import DiTStack
@@ -123,3 +124,18 @@ def test_a_reused_value_gets_the_gate_of_its_own_step(form):
     output, _ = CachedLoop(stack, sampler, plan)(noise, cond)
     expected = reference_loop(stack, sampler, plan, noise, cond)
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+
+
+@torch.inference_mode()
+def test_the_network_stays_what_it_is_and_the_stack_has_its_weights(form):
+    net, _, sampler, sample, cond = build(form)
+    kinds = [type(module) for module in net.modules()]
+    stack = DiTStack(net.train(), sampler.timesteps)
+    assert net.training
+    assert not any(module.training for module in stack.net.modules())
+    assert [type(module) for module in net.modules()] == kinds
+    assert OneDnnLinear in map(type, stack.net.modules())
+    ctx, h = stack.context(cond), stack.begin(sample, 0, None)
+    before = stack.branch(1, h, 0, ctx)
+    net.transformer_blocks[0].mlp[0].weight.mul_(2)
+    assert not torch.equal(stack.branch(1, h, 0, ctx), before)

@@ -53,6 +53,25 @@ def test_weights_lie_there_once(stock):
     assert first.products[1]["qkv"].weight[:32].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("change", ["load", "step"])
+def test_it_follows_the_network(stock, change, dtype):
+    model = Decoder(stock("Qwen2", dtype), ModelSpec(Regime.CAUSAL, 64, 63))
+    first, second = Fused(model), Fused(model)
+    before = logits(first)
+    if change == "load":
+        model.network.load_state_dict(stock("Qwen2", dtype, seed=1).state_dict())
+    else:
+        model.network.requires_grad_(True)
+        step = torch.optim.AdamW(model.network.parameters(), 0.1, fused=True)
+        model.network(IDS).logits.square().sum().backward()
+        step.step()
+    expected = logits(model)
+    assert not torch.allclose(before, expected)
+    for fused in (first, second):
+        torch.testing.assert_close(logits(fused), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++)")
 def test_compiled_it_says_the_same(stock):
