@@ -34,7 +34,7 @@ class Packed:
         self.weight, self.bias = weight.detach(), bias.detach()
         self.one_dnn = _one_dnn_wins(weight)
         if self.one_dnn:
-            self._laid = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ROWS)
+            self._laid = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
         else:  # for MKL and few rows (M, N) is a quarter faster than (N, M)
             self._laid = self.weight.t().contiguous()
 

@@ -201,6 +201,14 @@ def test_what_is_compiled_is_torchs(one_dnn, monkeypatch):
     assert not one_dnn
 
 
+def test_another_device_is_torchs(one_dnn):
+    module, x = layer(5, 3).to("meta"), torch.ones(4, 5, device="meta")
+    with torch.no_grad():
+        assert linear(x, module.weight, module.bias).shape == (4, 3)
+        assert Packed.of(module)(x).shape == (4, 3)
+    assert not one_dnn
+
+
 def test_weights_that_are_more_than_numbers_are_torchs(one_dnn):
     class Quantized(torch.Tensor):
         pass
