@@ -7,6 +7,7 @@ import torch
 
 from fastloop.accel.decoding import ModelSpec, Regime
 from fastloop.accel.decoding.kv import KVCache
+from fastloop.accel.kernels import products
 from fastloop.policies.dlm.decoder import Decoder
 from fastloop.policies.dlm.fused import Fused, joinable
 
@@ -51,6 +52,18 @@ def test_weights_lie_there_once(stock):
     block.self_attn.k_proj.weight.data.zero_()
     assert not first.products[1]["qkv"].weight[32:48].any()
     assert first.products[1]["qkv"].weight[:32].any()
+
+
+@pytest.mark.parametrize(("wrapped", "products_a_layer"), [(lambda model: model, 7), (Fused, 4)])
+def test_several_rows_in_float32_are_multiplied_by_the_faster_library(
+    stock, monkeypatch, wrapped, products_a_layer
+):
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: True)
+    made, multiply = [], products._product
+    monkeypatch.setattr(products, "_product", lambda *args: made.append(1) or multiply(*args))
+    model = Decoder(stock("Qwen2"), ModelSpec(Regime.CAUSAL, 64, 63))
+    logits(wrapped(model))
+    assert len(made) == products_a_layer * model.layers + 1  # and the head
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -55,7 +55,7 @@ def make():
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
     )  # fmt: skip
-    network = transformers.Qwen2ForCausalLM(config).eval()
+    network = transformers.Qwen2ForCausalLM(config).eval().double()
 
     def make(regime, **spec):
         return Decoder(network, ModelSpec(regime, 64, 63, block_size=4, digest="d", **spec))
