@@ -25,6 +25,9 @@ choose_backend()  # before a test imports PyOpenGL by way of somebody else
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that tests start
 
+# Tables keep a row on a line, however many digits a time has; tests of narrow ones set their own.
+os.environ["COLUMNS"] = "240"
+
 # A machine under load is slow, not wrong.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")

@@ -53,8 +53,7 @@ def line(printed, arm):
     return next(row for row in printed.splitlines() if re.match(rf"\W*{arm}\b", row))
 
 
-def test_every_way_is_measured(vlm_folder, tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "240")
+def test_every_way_is_measured(vlm_folder, tmp_path, capfd):
     assert bench(vlm_folder, tmp_path, "repeats=2", "projection.ms_per_forward=2.5") == 0
     found = metrics(tmp_path)
     for name in HEADLINES:
