@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,6 +43,10 @@ class Packed:
     def of(cls, layer: nn.Linear) -> Packed:
         """The weights that a layer has now."""
         return cls(layer.weight, layer.bias)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies lay their weights out anew: oneDNN's order has no storage that can be copied."""
+        return Packed, (self.weight, self.bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(..., N) of (..., M)."""

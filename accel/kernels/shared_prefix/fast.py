@@ -22,7 +22,9 @@ def shared_prefix_attention(
     scale: float,
     visible: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See `reference.shared_prefix_attention`; scores are rounded to the dtype of `q`.
+    """See `reference.shared_prefix_attention`.
+
+    Scores are rounded to the dtype of `q`; in 16 bits, without what all keys add to them alike.
 
     Raises:
         ValueError: tensors that are not on a CPU.
@@ -35,9 +37,14 @@ def shared_prefix_attention(
     N, H, Q, D = q.shape
     _, heads, P, _ = k_prefix.shape
     S, group = k_suffix.shape[2], H // heads
+    wide = torch.promote_types(q.dtype, torch.float32)
+    if P and q.dtype != wide:
+        # What all keys share moves all scores of a query alike, which softmax does not see, but
+        # rounding does: keys of Qwen2.5 have biases many times as large as what tells them apart.
+        common = k_prefix.mean(2, keepdim=True)
+        k_prefix, k_suffix = k_prefix - common, k_suffix - common
     rows = (q * scale).reshape(N, heads, group * Q, D)
     folded = rows.transpose(0, 1).reshape(heads, N * group * Q, D)
-    wide = torch.promote_types(q.dtype, torch.float32)
     scores = torch.empty(N, heads, group * Q, P + S, dtype=wide)
     before, own = scores[..., :P], scores[..., P:]
     before.copy_((folded @ k_prefix[0].mT).view(heads, N, group * Q, P).transpose(0, 1))

@@ -66,6 +66,18 @@ def test_a_row_has_the_same_bits_among_any_number_of_others(rows, start, sizes):
     assert torch.equal(product(x[part]), product(x)[part])
 
 
+@torch.no_grad()
+def test_a_copy_has_weights_of_its_own(wins):
+    plain, x = layer(9, 8), torch.ones(3, 9)
+    product = Packed.of(plain)
+    expected, copied = product(x), copy.deepcopy(product)
+    plain.weight.zero_()
+    plain.bias.zero_()
+    assert torch.equal(copied(x), expected)
+    assert not product.weight.any()
+    assert copied.weight.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @torch.no_grad()
 def test_other_dtypes_are_torchs_own_bit_for_bit(dtype, one_dnn):

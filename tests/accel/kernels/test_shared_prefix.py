@@ -69,6 +69,18 @@ def test_fast_form_in_narrow_numbers(sizes, shown, dtype, tolerance):
     torch.testing.assert_close(result.double(), exact, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_fast_form_rounds_what_tells_keys_apart_and_not_what_they_share(sizes, shown):
+    q, k_prefix, v_prefix, k_suffix, *rest = arguments(sizes, torch.bfloat16, shown=shown)
+    bias = 64 * torch.randn(k_prefix[:, :, :1].shape, generator=torch.Generator().manual_seed(1))
+    k_prefix, k_suffix = ((keys + bias).to(torch.bfloat16) for keys in (k_prefix, k_suffix))
+    args = (q, k_prefix, v_prefix, k_suffix, *rest)
+    exact = reference.shared_prefix_attention(*(wide(a) for a in args))
+    result = fast.shared_prefix_attention(*args).double()
+    torch.testing.assert_close(result, exact, rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shown", SHOWN)
 @pytest.mark.parametrize("sizes", SIZES)
