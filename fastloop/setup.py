@@ -26,7 +26,7 @@ from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
 from fastloop.sims.observations import visited_observations
 
-__all__ = ["Setup", "calibration_data", "denoiser_of", "load", "read_key", "set_up"]
+__all__ = ["Setup", "calibration_data", "denoiser_of", "device_of", "load", "read_key", "set_up"]
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,6 @@ def load(policy: PolicyConfig, env: EnvSpec | None, sampler: SamplerOverrides) -
     RemoteError where it lives in a server that cannot be reached."""
     if policy.checkpoint.startswith(("ws://", "wss://")):
         return _remote(policy, env)
-    device = policy.device
-    if device == "best":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_policy(
         policy.checkpoint,
         env=env,
@@ -121,10 +118,17 @@ def load(policy: PolicyConfig, env: EnvSpec | None, sampler: SamplerOverrides) -
             if value is not None
         },
         n_action_steps=policy.n_action_steps,
-        device=device,
+        device=device_of(policy.device),
         dtype=policy.dtype,
     )
     return best_of(loaded, policy.samples, policy.selector)
+
+
+def device_of(name: str) -> str:
+    """The torch device of that name; `best` is CUDA where there is one, else the CPU."""
+    if name != "best":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _remote(policy: PolicyConfig, env: EnvSpec | None) -> Policy:
@@ -140,8 +144,17 @@ def _remote(policy: PolicyConfig, env: EnvSpec | None) -> Policy:
 
 
 def read_key(path: str | None) -> str:
-    """The key in a file, empty where there is none."""
-    return "" if path is None else Path(path).read_text(encoding="utf-8").strip()
+    """The key in a file; empty where no file is named.
+
+    Raises:
+        ValueError: there is no key in it.
+    """
+    if path is None:
+        return ""
+    key = Path(path).read_text(encoding="utf-8").strip()
+    if not key:
+        raise ValueError(f"api_key_file: {path} holds no key; write one into it, or name no file")
+    return key
 
 
 def calibration_data(

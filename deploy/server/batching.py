@@ -175,7 +175,10 @@ class Batcher:
             self.since = None
         infer_ms = 1e3 * (time.monotonic() - begun)
         for row, (job, _, key) in enumerate(asked):
-            self._settle(job, plan, row, key, begun, infer_ms, len(asked))
+            try:
+                self._settle(job, plan, row, key, begun, infer_ms, len(asked))
+            except Exception:  # a plan of another shape than the policy's specification says
+                job.future.set_exception(PolicyError(traceback.format_exc()))
 
     def _settle(
         self, job: Job, plan: Plan, row: int, key: Key, begun: float, infer_ms: float, batch: int

@@ -199,9 +199,11 @@ def _read(
         raise RequestError(
             f"{called}: the policy reads {dtype.name}, the request holds {value.dtype.name}"
         )
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise RequestError(f"{called}: not all numbers are finite")
-    return np.ascontiguousarray(value, dtype)
+    with np.errstate(over="ignore"):
+        value = np.ascontiguousarray(value, dtype)
+    if not np.isfinite(value).all():
+        raise RequestError(f"{called}: not all numbers are finite {dtype.name}")
+    return value
 
 
 def _flag(ours: Mapping[str, Any], name: str) -> bool:
@@ -245,6 +247,9 @@ def _executed(ours: Mapping[str, Any], dim: int) -> npt.NDArray[Any] | None:
     if not isinstance(value, np.ndarray) or value.ndim != 2 or value.shape[1] != dim:
         shape = getattr(value, "shape", type(value).__name__)
         raise RequestError(f"executed is an array (n, {dim}) of actions, got {shape}")
-    if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
-        raise RequestError("executed: not all are finite numbers")
-    return value.astype(np.float32)
+    if value.dtype.kind in "iuf":
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float32)
+        if np.isfinite(value).all():
+            return value
+    raise RequestError("executed: not all are finite numbers")

@@ -128,6 +128,7 @@ class DecodeBenchConfig:
     write from left to right the surest token of each pass (``plain``).
 
     Attributes:
+        policy: of it are read checkpoint, device, dtype and threads; the arms say how it writes.
         sim: where to look at moments; without it those of `dataset`, or of the drives that come
             with the policy. Its cameras are the policy's where it names none.
         dataset: recorded drives whose every frame holds the plan that was made there; then errors
@@ -141,7 +142,6 @@ class DecodeBenchConfig:
         repeats: times that a plan is timed at each moment.
         sampled_prompts: at how many of them rollouts are compared with sampling token by token.
         plan_hz: of `dataset`: waypoints a second.
-        dtype: of the weights; empty for bfloat16 on a GPU and float32 elsewhere.
         seed: of the noise.
     """
 
@@ -157,7 +157,6 @@ class DecodeBenchConfig:
     repeats: int = 1
     sampled_prompts: int = 4
     plan_hz: float = 4.0
-    dtype: str = ""
     seed: int = 0
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     run_dir: str | None = None

@@ -15,9 +15,8 @@ from fastloop.config import PolicyConfig
 from fastloop.datasets.benchmark import Benchmark
 from fastloop.datasets.errors import DatasetError
 from fastloop.policies.base import Policy
-from fastloop.policies.best_of import best_of
-from fastloop.policies.load import load_policy
 from fastloop.score.planner import Planner, env_spec
+from fastloop.setup import load
 from fastloop.sims.targets import build, find
 
 __all__ = ["Job", "Piece", "Scored", "World", "load_planner", "open_benchmark"]
@@ -161,9 +160,5 @@ def open_benchmark(
 
 
 def load_planner(config: PolicyConfig, benchmark: Benchmark) -> Policy:
-    """The configured policy, built for the benchmark; raises like `load_policy`."""
-    device = config.device
-    if device == "best":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_policy(config.checkpoint, env=env_spec(benchmark), device=device)
-    return best_of(loaded, config.samples, config.selector)
+    """The configured policy, built for the benchmark; raises like `load`."""
+    return load(config, env_spec(benchmark), config.sampler)

@@ -302,7 +302,7 @@ def test_half_precision_is_checked_in_single(vlm_folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "check", watched)
     few = without("self_speculative", "denoise", "fork4", "fork8")
-    assert bench(vlm_folder, tmp_path, "prompts=1", "dtype=bfloat16", *few) == 0
+    assert bench(vlm_folder, tmp_path, "prompts=1", "policy.dtype=bfloat16", *few) == 0
     assert dtypes == [torch.bfloat16, torch.float32]
     assert metrics(tmp_path)["parity_scaffold_speculative"]["value"] == 0
 
@@ -382,7 +382,7 @@ def test_where_the_time_goes():
             ["arms.denoise.prune=some"],
             "unknown prune 'some'; have: withdrawn, early",
         ),
-        (["dtype=int3"], "unknown dtype 'int3'"),
+        (["policy.dtype=int3"], "unknown dtype 'int3'"),
         (["policy.checkpoint=dp_pusht"], "no vision-language model"),
         (["dataset.path=nowhere.hdf5"], "nowhere.hdf5 does not exist"),
         (["arms.denoise.treshold=1"], "unknown setting 'arms.denoise.treshold'; have: driver"),

@@ -226,6 +226,9 @@ def test_a_policy_that_does_not_fit_is_refused_at_once(score):
     assert code == 2
     assert result is None
     assert "cannot drive" in told
+    code, _, told = score("denoise", "policy.sampler.num_inference_steps=2")
+    assert code == 2
+    assert "sampler" in told, "what is configured of a policy is heard"
     code, _, told = score("train", "dataset=robomimic", "+dataset.path=x", "~dataset.root")
     assert code == 2
 

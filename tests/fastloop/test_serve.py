@@ -79,9 +79,12 @@ def test_a_key_is_read_from_its_file(tmp_path):
         (["accel=bac"], "observations"),
         (["policy.checkpoint=stand_still"], "sampler"),
         (["api_key_file=nowhere"], "nowhere"),
+        (["api_key_file=blank", "host=0.0.0.0"], "blank holds no key"),
     ],
 )
-def test_what_cannot_be_served_is_refused(tmp_path, settings, told, capsys):
+def test_what_cannot_be_served_is_refused(tmp_path, settings, told, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blank").write_text(" \n")
     argv = ["serve", "policy.threads=1", f"run_dir={tmp_path}", "policy.sampler.kind=ddim"]
     assert cli.main([*argv, "policy.sampler.num_inference_steps=2", *settings]) == 2
     assert told in capsys.readouterr().err

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from fastloop.bench.config import DecodeBenchConfig
 from fastloop.bench.decode.moments import Moment, recorded, visited
 from fastloop.cameras import cameras_of, with_cameras
@@ -19,6 +17,7 @@ from fastloop.policies.prepare import prepare
 from fastloop.policies.spec import ActionSpec, EnvSpec, TensorSpec
 from fastloop.policies.vla.checkpoint import is_vlm
 from fastloop.policies.vla.policy import IMAGES, INTENT, STATES, VisionLanguagePlanner
+from fastloop.setup import device_of
 from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
 from fastloop.sims.targets import build
@@ -78,10 +77,8 @@ def open_subject(config: DecodeBenchConfig) -> Subject:
         drives = build({**config.dataset, "path": str(path), "keys": keys}, "dataset")
         plans = Plans.cut(drives, keys)
         env, source = _recorded_env(plans, config.plan_hz), str(path)
-    device = config.policy.device
-    if device == "best":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    planner = VisionLanguagePlanner.load(folder, env, device=device, dtype=config.dtype)
+    device = device_of(config.policy.device)
+    planner = VisionLanguagePlanner.load(folder, env, device=device, dtype=config.policy.dtype)
     threads = prepare(planner, threads=config.policy.threads).threads
     if sim is None:
         moments = recorded(plans, keys, config.prompts)

@@ -15,6 +15,7 @@ from fastloop.bench.shape.passes import bandwidth
 from fastloop.bench.shape.report import metrics, tables
 from fastloop.policies.checkpoints.published import weights_dtype
 from fastloop.run_folder import make_run_dir, write_result
+from fastloop.setup import device_of
 from fastloop.sims.report.console import text_table
 
 __all__ = ["run"]
@@ -30,10 +31,7 @@ def run(config: ShapeBenchConfig) -> int:
     console = Console()
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    name = config.device
-    if name == "best":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    device = torch.device(device_of(config.device))
     with console.status("making a network of random weights"):
         model = random_model(config.arch, weights_dtype(config.dtype, device), device)
         arms, left_out = make_arms(config.arms, model)

@@ -1,12 +1,14 @@
 """The thread that plans for all who wait, by itself."""
 
+import dataclasses
 import time
 
 import numpy as np
 import pytest
+import torch
 
 from fastloop.accel.graph import Graph
-from fastloop.deploy.server.batching import Batcher, DeadlineError, Job
+from fastloop.deploy.server.batching import Batcher, DeadlineError, Job, PolicyError
 from fastloop.deploy.server.protocol import Request
 from fastloop.deploy.server.sessions import Row
 
@@ -94,6 +96,22 @@ def test_it_is_busy_only_while_the_policy_plans_even_if_that_fails(echo):
     batcher.close()
     assert seen[0] >= 0.02
     assert batcher.busy_s == 0
+
+
+def test_a_plan_of_another_shape_harms_nobody_else(echo):
+    policy = echo()
+    batcher = Batcher(policy, clients=lambda: 1)
+    batcher.start()
+    batcher.ready.result(20)
+    plan = policy.plan
+    policy.plan = lambda *args, **kwargs: dataclasses.replace(
+        plan(*args, **kwargs), actions=torch.zeros(0, 1, 1)
+    )
+    with pytest.raises(PolicyError, match="IndexError"):
+        batcher.submit(job(policy, 5)).result(20)
+    policy.plan = plan
+    assert batcher.submit(job(policy, 6)).result(20)["actions"][0, 0] == 6
+    batcher.close()
 
 
 def test_only_warming_up_records(echo, fake_recorder):
