@@ -25,6 +25,7 @@ from fastloop.policies.rng import Rng
 from fastloop.policies.spec import check_specs
 from fastloop.policies.vla.decoding import FASTEST, plain_decoding
 from fastloop.policies.vla.policy import VisionLanguagePlanner
+from fastloop.run_folder import write_whole
 from fastloop.setup import Setup, calibration_data, load
 from fastloop.sims.summary import PlanMask
 
@@ -174,9 +175,7 @@ def time_arms(
         history = _under_way(history, setup.policy)
     timed = time_plans(arms, history, config.timed_plans)
     if replayed:
-        fresh = kept.with_suffix(".new")
-        fresh.write_text(json.dumps(timed))
-        fresh.replace(kept)
+        write_whole(kept, json.dumps(timed))
     return timed
 
 
@@ -212,5 +211,5 @@ def loop_threads(config: BenchConfig | EvalConfig, policy: Policy, folder: Path)
         torch.set_num_threads(threads)
         return threads
     found = prepare(policy, threads=config.policy.threads, batch=max(config.plan_batch, 1))
-    kept.write_text(json.dumps({"closed_loop": found.threads}))
+    write_whole(kept, json.dumps({"closed_loop": found.threads}))
     return found.threads

@@ -18,7 +18,15 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-__all__ = ["config_digest", "config_yaml", "make_run_dir", "provenance", "write_result"]
+__all__ = [
+    "claim",
+    "config_digest",
+    "config_yaml",
+    "make_run_dir",
+    "provenance",
+    "write_result",
+    "write_whole",
+]
 
 PACKAGES = (
     "fastloop", "torch", "numpy", "gymnasium", "gym-pusht", "mujoco", "robosuite",
@@ -39,6 +47,32 @@ def make_run_dir(verb: str, run_dir: str | None) -> Path:
             path.mkdir(parents=True)
             break
     return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all, whenever the process ends."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def claim(folder: Path, digest: str, refusal: str) -> None:
+    """Let a folder belong to one configuration from its first file on, whenever that goes on.
+
+    Args:
+        folder: new, or old.
+        digest: of the configuration.
+        refusal: what is said to another one, and what it can do.
+
+    Raises:
+        ValueError: the folder holds what another one has made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "digest"
+    made = any(path != mark for path in folder.iterdir())
+    if made and mark.exists() and mark.read_text(encoding="utf-8") != digest:
+        raise ValueError(refusal)
+    write_whole(mark, digest)
 
 
 def config_yaml(config: Any) -> str:
@@ -105,9 +139,7 @@ def write_result(
         "coverage": coverage or {"value": 1.0, "complete": True},
     }
     path = folder / "result.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(result, indent=2, default=str) + "\n")
     return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastloop.run_folder import claim
 from fastloop.score.pieces import Scored
 
 __all__ = ["PieceStore"]
@@ -29,14 +30,12 @@ class PieceStore:
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.folder = folder / "pieces"
-        self.folder.mkdir(exist_ok=True)
-        note = self.folder / "digest"
-        if note.exists() and note.read_text() != digest:
-            raise ValueError(
-                f"{folder} holds the pieces of another configuration, policy or data set; choose "
-                "another run_dir, or repeat the command that made it"
-            )
-        note.write_text(digest)
+        claim(
+            self.folder,
+            digest,
+            f"{folder} holds the pieces of another configuration, policy or data set; choose "
+            "another run_dir, or repeat the command that made it",
+        )
 
     def load(self, index: int, samples: int) -> Scored | None:
         """Piece `index` of so many samples; None where it is not done or its file is damaged."""

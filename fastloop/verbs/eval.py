@@ -69,10 +69,12 @@ def run(config: EvalConfig) -> int:
         real_time(setup.policy, config.real_time)
     expert = _expert(config, setup.sim.env_spec)
     folder = make_run_dir("eval", config.run_dir)
+    decided = folder / "decided" / config_digest(config, without=NEUTRAL)
+    decided.mkdir(parents=True, exist_ok=True)  # what a run that is continued does not ask again
     with console.status("calibrating and timing"):
-        arms = _going_on(config, make_arms(config, setup, folder))
-        timed = time_arms(config, setup, arms, folder)
-        threads = loop_threads(config, setup.policy, folder)
+        arms = _going_on(config, make_arms(config, setup, decided))
+        timed = time_arms(config, setup, arms, decided)
+        threads = loop_threads(config, setup.policy, decided)
     env, left_out, notes = setup.sim.env_spec, list(setup.sim.left_out), list(setup.sim.notes)
     setup.sim.close()
     seeds = range(config.first_seed, config.first_seed + config.episodes)

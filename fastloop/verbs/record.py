@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from itertools import chain
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from fastloop.config import RecordConfig
 from fastloop.datasets import robomimic
 from fastloop.progress import bar
-from fastloop.run_folder import config_digest, make_run_dir, write_result
+from fastloop.run_folder import claim, config_digest, make_run_dir, write_result
 from fastloop.sims.config import SimConfig
 from fastloop.sims.demos import Recipe, read_part, record
 from fastloop.sims.stats import wilson
@@ -82,13 +81,10 @@ def run(config: RecordConfig) -> int:
 def _parts(config: RecordConfig, out: Path) -> Path:
     """The folder of unfinished work beside `out`, refused when it was made by another recipe."""
     parts = out.with_name(out.name + ".parts")
-    parts.mkdir(parents=True, exist_ok=True)
-    digest = config_digest(config, without=("episodes", "num_workers", "out", "run_dir"))
-    mark = parts / "recipe.json"
-    if mark.exists() and (found := json.loads(mark.read_text())["digest"]) != digest:
-        raise ValueError(
-            f"{parts} holds episodes of another recipe ({found}, this one is {digest}): finish it "
-            "with its own settings, or remove the folder, or choose another out="
-        )
-    mark.write_text(json.dumps({"digest": digest}))
+    claim(
+        parts,
+        config_digest(config, without=("episodes", "num_workers", "out", "run_dir")),
+        f"{parts} holds episodes of another recipe: finish it with its own settings, or remove "
+        "the folder, or choose another out=",
+    )
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from fastloop.policies.training import Trainer
 from fastloop.policies.vla.manifest import STOCK
 from fastloop.progress import bar
 from fastloop.recipe import Recipe
-from fastloop.run_folder import make_run_dir, write_result
+from fastloop.run_folder import make_run_dir, write_result, write_whole
 from fastloop.sims.config import SimConfig
 from fastloop.sims.interrupts import Interrupts, catch_interrupts
 from fastloop.sims.runner import RunConfig
@@ -37,6 +38,7 @@ __all__ = ["run"]
 
 AnyRecipe = Recipe | VLARecipe | CacheFlowRecipe
 
+CHECKS = "checks"  # under a run folder, by stage and step
 CHECK_SEED = 500_000  # closed-loop checks never touch the seeds that evaluations use
 
 
@@ -151,12 +153,15 @@ class _Stage:
             log.write(json.dumps(line) + "\n")
 
     def _forget(self, name: str, step: int) -> None:
-        """Drop the lines of what a kill undid; they are about to be written again."""
+        """Drop the lines and checks of what a kill undid; they are about to be made again."""
         text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
         facts = [json.loads(line) for line in whole]
         stays = [fact["stage"] != name or fact["step"] <= step for fact in facts]
-        self._log.write_text("".join(compress(whole, stays)), encoding="utf-8")
+        write_whole(self._log, "".join(compress(whole, stays)))
+        for made in self.folder.glob(f"{CHECKS}/{name}/*"):
+            if int(made.name) > step:
+                shutil.rmtree(made)
 
 
 def _recipe(config: TrainVerbConfig, env: EnvSpec) -> AnyRecipe:
@@ -184,7 +189,7 @@ def _check(
     items = [WorkItem(name, CHECK_SEED + i) for i in range(config.check_episodes)]
     step = checkpoint.training["steps"]
     result = run_closed_loop(
-        policy, {name: sim}, items, run_dir=folder / "checks" / str(step), digest=str(step),
+        policy, {name: sim}, items, run_dir=folder / CHECKS / stage / str(step), digest=str(step),
         config=RunConfig(num_envs=8, plan_batch=8),
     )  # fmt: skip
     if result.interrupted:

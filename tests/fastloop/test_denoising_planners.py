@@ -1,6 +1,7 @@
 """Planners with a denoising loop: every verb on whole plans, and arms at their own latencies."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fastloop.policies.driving.whole_plans import WholePlans
 from fastloop.policies.session import Session
 from fastloop.policies.spec import TensorSpec
 from fastloop.setup import calibration_data, set_up
+from fastloop.verbs import eval as verb
 
 WAYPOINTS, HZ = 20, 4.0
 STATES = {"observation.ego_states": TensorSpec((16, 6))}
@@ -48,6 +50,12 @@ def result(folder):
 def episodes(folder, arm):
     lines = (folder / arm / "episodes.jsonl").read_text().splitlines()[1:]
     return [json.loads(line) for line in lines]
+
+
+def decided(folder, name):
+    """The one file of that name which a run keeps for when it is continued."""
+    (path,) = folder.glob(f"decided/*/{name}")
+    return path
 
 
 def config(kind):
@@ -152,7 +160,7 @@ def test_each_arm_is_as_late_as_its_own_plans_take(planner, tmp_path, known_late
     assert told in " ".join(capfd.readouterr().out.split())
     assert told in (tmp_path / "report.html").read_text()
     assert found["metrics"]["latency_p50/plain"]["value"] == 190, "what was timed, not scaled"
-    assert json.loads((tmp_path / "latencies.json").read_text()) == known_latencies
+    assert json.loads(decided(tmp_path, "latencies.json").read_text()) == known_latencies
 
 
 def test_a_continued_run_goes_on_at_the_latencies_of_its_first(
@@ -171,18 +179,32 @@ def test_a_continued_run_goes_on_at_the_latencies_of_its_first(
 
 @pytest.mark.parametrize("kept", ["", "{", "[1]", '{"plain": [1, 2]}', '{"plain": 1, "bac": 2}'])
 def test_latencies_of_other_arms_are_refused(planner, tmp_path, known_latencies, kept, capsys):
-    (tmp_path / "latencies.json").write_text(kept)
-    assert evaluate(planner, tmp_path, *QUICK, "clock.kind=measured") == 2
+    measured = [*QUICK, "clock.kind=measured", "episodes=0"]
+    evaluate(planner, tmp_path, *measured)
+    decided(tmp_path, "latencies.json").write_text(kept)
+    assert evaluate(planner, tmp_path, *measured) == 2
     told = capsys.readouterr().err
     assert "does not hold the latencies of plain and bac" in told
     assert "another run_dir" in told
+
+
+def test_what_was_decided_for_another_configuration_is_not_used(planner, tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(verb, "time_arms", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            evaluate(planner, tmp_path, *QUICK)
+    first = CachePlan.load(decided(tmp_path, "plan.json"))
+    assert evaluate(planner, tmp_path, "accel.budget=5", "accel.union=1") == 0
+    plans = [CachePlan.load(path) for path in tmp_path.glob("decided/*/plan.json")]
+    assert sorted(plan.mask().sum() for plan in plans)[0] == first.mask().sum()
+    assert len({plan.mask().sum() for plan in plans}) == 2
 
 
 def test_other_latencies_are_another_world(planner, tmp_path, known_latencies, capsys):
     measured = [*QUICK, "clock.kind=measured"]
     assert evaluate(planner, tmp_path, *measured) == 0
     known_latencies["plain"][1] += 100
-    (tmp_path / "latencies.json").unlink()
+    decided(tmp_path, "latencies.json").unlink()
     assert evaluate(planner, tmp_path, *measured) == 2
     assert "another configuration" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from fastloop import cli, load_policy
+from fastloop import cli, load_policy, run_folder
 from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.policies.checkpoints import load_checkpoint
 from fastloop.policies.training import Trainer
@@ -87,10 +87,13 @@ def test_record(demonstrations, tmp_path, capsys):
 def test_a_recording_of_another_recipe_is_not_mixed_in(tmp_path, capsys):
     out = tmp_path / "demos.hdf5"
     parts = tmp_path / "demos.hdf5.parts"
-    parts.mkdir()
-    (parts / "recipe.json").write_text('{"digest": "another"}')
-    assert cli.main(["record", SIM, "expert=toy", f"out={out}", f"run_dir={tmp_path}"]) == 2
+    run_folder.claim(parts, "another", "it is new")
+    (parts / "0.hdf5").touch()
+    command = ["record", SIM, "expert=toy", "episodes=1", f"out={out}", f"run_dir={tmp_path}"]
+    assert cli.main(command) == 2
     assert "episodes of another recipe" in capsys.readouterr().err
+    (parts / "0.hdf5").unlink()
+    assert cli.main(command) == 0, "the other one recorded nothing"
 
 
 def test_train(trained):
@@ -250,6 +253,12 @@ def test_training_checks_itself_in_closed_loop(demonstrations, tmp_path):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (check,) = [line for line in lines if "success" in line]
     assert 0 <= check["low"] <= check["success"] <= check["high"] <= 1
+
+    (timing,) = folder.glob("checks/*/10/timing.jsonl")
+    plans = timing.read_text()
+    (folder / f"{timing.parts[-3]}.pt").unlink()
+    assert cli.main([*command, "train.steps=10", "check_every=10", "check_episodes=2"]) == 0
+    assert timing.read_text() != plans, "weights that were trained anew are checked anew"
 
 
 def test_eval_compares_the_accelerated_policy_with_the_plain_one(trained, tmp_path, capfd):
