@@ -204,13 +204,18 @@ class Node:
         self.lifecycle.go("configure")
 
         def load() -> None:
+            loop = None
             try:
-                self.loop = self.build()
+                loop = self.build()
                 if self.watchdog is not None and not self.watchdog.alive():
                     self.watchdog.start()
             except BaseException as error:
                 self.error = f"{type(error).__name__}: {error}"
                 self.trace = traceback.format_exc()
+                if loop is not None:
+                    loop.worker.close()
+            else:
+                self.loop = loop
 
         thread = threading.Thread(target=load, name="loading", daemon=True)
         thread.start()

@@ -24,6 +24,8 @@ class Replay:
 
     Attributes:
         clock: in which the recording's stamps are the present.
+        error: at real pace, why it ended before the bag did; in virtual time whoever moves the
+            clock gets it.
 
     Raises:
         ValueError: for another pace, or a bag without a message on any of `topics`.
@@ -47,6 +49,7 @@ class Replay:
         )
         self._publishers: dict[str, Publisher] = {}
         self._ended = Event()
+        self.error: Exception | None = None
         self.sent = 0
 
     def start(self, transport: Transport, done: Callable[[], None]) -> None:
@@ -74,10 +77,14 @@ class Replay:
         clock.at(self._due(), step)
 
     def _run(self, transport: Transport, done: Callable[[], None]) -> None:
-        while self._next is not None and not self._ended.is_set():
-            self.clock.sleep_until(self._due())
-            self._send(transport)
-        done()
+        try:
+            while self._next is not None and not self._ended.is_set():
+                self.clock.sleep_until(self._due())
+                self._send(transport)
+        except Exception as error:
+            self.error = error
+        finally:
+            done()
 
     def _due(self) -> float:
         assert self._next is not None

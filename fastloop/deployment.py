@@ -51,14 +51,21 @@ class Deployment:
     deploy: DeployConfig
 
     def run(self, ticks: int | None = None) -> int:
-        """Until the drive ends, or after so many ticks; the node's exit code."""
+        """Until the drive ends, or after so many ticks; the node's exit code.
+
+        Raises:
+            BagError: the drive ends in damage.
+        """
         if self.replay is None or self.replay_transport is None:
             return self.node.run(ticks=ticks)
         self.replay.start(self.replay_transport, self.node.finish)
         try:
-            return self.node.run(ticks=ticks)
+            code = self.node.run(ticks=ticks)
         finally:
             self.replay.stop()
+        if self.replay.error:
+            raise self.replay.error
+        return code
 
 
 def make_deployment(config: RunVerbConfig, folder: Path) -> Deployment:

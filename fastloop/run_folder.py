@@ -125,7 +125,8 @@ def write_result(
     """Write a verb's ``result.json`` and return its path.
 
     Args:
-        metrics: name to ``value``, ``unit``, ``n``, ``low`` and ``high`` (absent ones are null).
+        metrics: name to ``value``, ``unit``, ``n``, ``low`` and ``high`` (null where they are
+            absent, or nan, which JSON does not know).
         coverage: how much of what was asked for was done.
         facts: of the run, for its provenance.
     """
@@ -135,7 +136,10 @@ def write_result(
         "verb": verb,
         "config": dataclasses.asdict(config),
         "provenance": provenance(**facts),
-        "metrics": {name: blank | metric for name, metric in metrics.items()},
+        "metrics": {
+            name: {what: None if x != x else x for what, x in (blank | metric).items()}
+            for name, metric in metrics.items()
+        },
         "coverage": coverage or {"value": 1.0, "complete": True},
     }
     path = folder / "result.json"

@@ -53,6 +53,9 @@ class Recipe:
         student: a policy, by name or path, which drives instead, while the expert says what it
             would do there (DAgger, Ross et al. 2011); such an episode is kept however it ends.
         n_action_steps: ticks until the student plans again; None as it says itself.
+
+    Raises:
+        ValueError: for noise and a student.
     """
 
     sim: SimConfig
@@ -63,6 +66,13 @@ class Recipe:
     burst_every: int = 25
     student: str = ""
     n_action_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.student and self.noise:
+            raise ValueError(
+                f"noise={self.noise:g} is added to what an expert does, and {self.student} drives "
+                "instead: say noise=0"
+            )
 
 
 def demonstrate(
@@ -117,7 +127,7 @@ def demonstrate(
                 observation, _, terminated, truncated, info = sim.step(expert.nudge(sim, rng))
                 ended = terminated or truncated
                 if ended:  # by accident: what came before still ends in a success, or in none
-                    return segments if info["is_success"] else []
+                    return segments if info["is_success"] or student else []
             expert.reset(sim)
         action = expert.act(sim)
         kept = not whole_plans or action[0] == 0

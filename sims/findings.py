@@ -107,7 +107,7 @@ class Comparison:
     @property
     def speed_differs(self) -> bool:
         """Whether the interval of the speed-up leaves out 1."""
-        return bool(self.speedup and not self.speedup.low <= 1 <= self.speedup.high)
+        return bool(self.speedup and (self.speedup.low > 1 or self.speedup.high < 1))
 
     def headline(self) -> str:
         """The verdict in a few words."""
@@ -125,9 +125,10 @@ class Comparison:
         """The claim that the run supports, and no stronger one."""
         pace = ""
         if self.speedup:
+            ends = f"{self.speedup.low:.2f} to {self.speedup.high:.2f}"
             pace = (
                 f"{self.candidate} plans {self.speedup.value:.2f}x as fast as {self.baseline} "
-                f"({self.speedup.low:.2f} to {self.speedup.high:.2f}"
+                f"({ends if self.speedup.n > 1 else 'timed once'}"
                 f"{'' if self.speed_differs else ', so no difference is shown'}). "
             )
         interval, points = self.difference.interval, f"{100 * self.margin:g} points"

@@ -267,7 +267,8 @@ def ratio_of_medians(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Speed-up: median of the baseline over median of the candidate, with a bootstrap interval.
+    """Speed-up: median of the baseline over median of the candidate, with a bootstrap interval,
+    whose ends are ``nan`` where one of them was timed once.
 
     Args:
         baseline_ms, candidate_ms: warm latencies.
@@ -282,15 +283,17 @@ def ratio_of_medians(
         raise ValueError("a speed-up needs positive latencies of both policies")
     if paired and slow.size != fast.size:
         raise ValueError(f"pairs expected, got {slow.size} and {fast.size} latencies")
+    value, n = float(np.median(slow) / np.median(fast)), min(slow.size, fast.size)
+    if n < 2:  # nothing tells how far another one would lie from it
+        return Interval(value, math.nan, math.nan, n)
     rng = np.random.default_rng(seed)
     ratios = np.empty(resamples)
     for i in range(resamples):
         left = rng.integers(slow.size, size=slow.size)
         right = left if paired else rng.integers(fast.size, size=fast.size)
         ratios[i] = np.median(slow[left]) / np.median(fast[right])
-    value = float(np.median(slow) / np.median(fast))
     low, high = _percentiles(ratios, confidence)
-    return Interval(value, min(low, value), max(high, value), min(slow.size, fast.size))
+    return Interval(value, min(low, value), max(high, value), n)
 
 
 def _percentiles(draws: NDArray[np.float64], confidence: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ never written.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
@@ -70,7 +71,7 @@ def _files(path: Path) -> tuple[list[Path], bool]:
         return [path], False
     metadata = path / "metadata.yaml"
     if not metadata.exists():  # written at the end of a recording
-        found = sorted(file for file in path.iterdir() if file.suffix in _STORAGES)
+        found = sorted((file for file in path.iterdir() if file.suffix in _STORAGES), key=_number)
         if not found:
             raise BagError(f"{path} holds no metadata.yaml, and no .mcap or .db3 file")
         return found, False
@@ -86,6 +87,12 @@ def _files(path: Path) -> tuple[list[Path], bool]:
     if missing := [name for name in names if not (path / name).exists()]:
         raise BagError(f"{path} lacks {', '.join(missing)}, which its metadata name")
     return [path / name for name in names], mode == "message"
+
+
+def _number(file: Path) -> tuple[int, str]:
+    """A sort key by which bag_10 comes after bag_9."""
+    number = re.search(r"(\d+)$", file.stem)
+    return int(number[1]) if number else 0, file.name
 
 
 def _read_file(file: Path, topics: Collection[str] | None) -> Iterator[Sample]:

@@ -196,10 +196,7 @@ def _report(
         "benchmark": found.benchmark,
         "conditions": found.conditions,
     }
-    metrics = {
-        name: {what: None if x != x else x for what, x in dataclasses.asdict(metric).items()}
-        for name, metric in found.metrics.items()
-    }  # JSON knows no NaN
+    metrics = {name: dataclasses.asdict(metric) for name, metric in found.metrics.items()}
     kept = dataclasses.asdict(coverage) | {"value": coverage.value, "complete": coverage.complete}
     write_result(folder, "score", config, metrics, kept, **facts)
     page = folder / "report.html"

@@ -14,7 +14,9 @@ import torch
 
 from fastloop.accel.decoding.captured import Captured
 from fastloop.accel.decoding.choose import Choice, Greedy, Gumbel
+from fastloop.accel.decoding.compose import compose
 from fastloop.accel.decoding.model import LanguageModel, Regime
+from fastloop.accel.decoding.result import Exactness
 from fastloop.accel.decoding.rollouts import decode, rollouts
 from fastloop.accel.report import AccelReport
 from fastloop.policies.base import Budget, Plan
@@ -35,7 +37,7 @@ from fastloop.policies.vla.manifest import Manifest, read_manifest
 from fastloop.policies.vla.prompt import Prompt, Template, build_prompt, load_template
 from fastloop.policies.vla.qwen25vl import Qwen25VL
 from fastloop.policies.vla.schema import load_schema
-from fastloop.policies.vla.selectors import SELECTORS
+from fastloop.policies.vla.selectors import build_selector
 from fastloop.policies.vla.tokenizer import MASK, NULL, FileTokenizer, Tokenizer, token_id
 from fastloop.policies.vla.waypoints import WaypointPlan
 
@@ -234,7 +236,9 @@ class VisionLanguagePlanner:
         """Answers (B, N, n), and what they took."""
         config, canvas = self.decoding, self.layout.canvas
         if not prompts:
-            return torch.zeros(0, config.rollouts, len(canvas), dtype=torch.int64), AccelReport()
+            exact = compose(self.writer, self.driver, canvas) is Exactness.LOSSLESS
+            answers = torch.zeros(0, config.rollouts, len(canvas), dtype=torch.int64)
+            return answers, AccelReport(self.driver.name, exact)
         if config.rollouts == 1:
             seeds = tuple(_seed(key, 0) for key in keys)
             choice: Choice = Gumbel(config.temperature, seeds) if config.temperature else Greedy()
@@ -267,7 +271,8 @@ class VisionLanguagePlanner:
         if len(read) == 1 or not good.any():
             chosen = candidates[0]
         else:
-            chosen = SELECTORS[self.decoding.selector](candidates[good])
+            choose = build_selector(self.decoding.selector, 1 / self.spec.control_hz)
+            chosen = choose(candidates[good])
         # What keeps waypoints from being read is told first.
         told = sorted((one for one in read if one.reason), key=lambda one: not one.fallback)
         reason = told[0].reason if told else ""

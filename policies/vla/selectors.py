@@ -7,10 +7,11 @@ other the first is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
-__all__ = ["SELECTORS", "Selector", "feasible", "mean", "medoid", "weighted_mean"]
+__all__ = ["SELECTORS", "Selector", "build_selector", "feasible", "mean", "medoid", "weighted_mean"]
 
 Selector = Callable[[torch.Tensor], torch.Tensor]
 SPEED, ACCELERATION = 35.0, 6.0  # m/s and m/s^2 that a car does not exceed; as in Fast-dDrive
@@ -51,7 +52,7 @@ def medoid(candidates: torch.Tensor) -> torch.Tensor:
 def feasible(
     candidates: torch.Tensor,
     *,
-    dt: float = 0.25,
+    dt: float,
     max_speed: float = SPEED,
     max_acceleration: float = ACCELERATION,
 ) -> torch.Tensor:
@@ -79,7 +80,16 @@ def feasible(
     return _take(candidates, roughness.masked_fill(~best, torch.inf).argmin(-1))
 
 
-SELECTORS: Mapping[str, Selector] = {"mean": mean, "medoid": medoid, "feasible": feasible}
+SELECTORS: Mapping[str, Callable[..., torch.Tensor]] = {
+    "mean": mean,
+    "medoid": medoid,
+    "feasible": feasible,
+}
+
+
+def build_selector(name: str, dt: float) -> Selector:
+    """One of `SELECTORS`, for plans with `dt` seconds between two points."""
+    return partial(feasible, dt=dt) if name == "feasible" else SELECTORS[name]
 
 
 def _checked(candidates: torch.Tensor) -> torch.Tensor:

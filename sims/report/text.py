@@ -50,7 +50,7 @@ def milliseconds(value: float) -> str:
 
 
 def times(value: float) -> str:
-    return f"{value:.2f}x"
+    return "-" if math.isnan(value) else f"{value:.2f}x"
 
 
 def p_value(value: float) -> str:

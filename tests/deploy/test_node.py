@@ -172,6 +172,32 @@ def test_weights_that_cannot_be_loaded_are_told_with_their_own_words():
     assert world.plans == []
 
 
+def test_a_loop_whose_watchdog_does_not_start_leaves_nothing_behind():
+    class Watchdog:
+        def alive(self):
+            return False
+
+        def start(self):
+            raise OSError("no process for the watchdog")
+
+        def close(self, takes_over):
+            pass
+
+    world = World()
+    build, closed = world.node.build, []
+
+    def watched():
+        loop = build()
+        loop.worker.close = lambda: closed.append(loop)
+        return loop
+
+    world.node.build, world.node.watchdog = watched, Watchdog()
+    assert world.node.run() == 1
+    assert any("no process for the watchdog" in one.message for one in world.health)
+    assert world.node.loop is None
+    assert len(closed) == 1
+
+
 def test_a_rung_that_changes_is_told_at_once():
     world = World()
     world.clock.at(2.0, lambda: setattr(world, "silent", True))

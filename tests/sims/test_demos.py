@@ -307,6 +307,36 @@ def test_a_student_drives_and_the_expert_says_what_it_would_do():
     np.testing.assert_allclose(segment.actions[0], led.actions[0])
 
 
+def test_an_episode_that_a_disturbance_ends_is_kept_where_a_student_drives(monkeypatch):
+    class Doomed(PointMass):
+        nudged = False
+
+        def step(self, action):
+            observation, reward, _, _, info = super().step(action)
+            return observation, reward, self.nudged, False, {**info, "is_success": False}
+
+    class Fatal(PointMassExpert):
+        def nudge(self, sim, rng):
+            sim.nudged = sim.ticks > 20
+            return np.zeros(2)
+
+    class Student:
+        def begin(self, *_):
+            pass
+
+    monkeypatch.setattr(demos, "_act", lambda *_: np.zeros(2))
+    made = recipe(disturb=1.0)
+    segments = demonstrate(Doomed(), Fatal(), 3, made, Student())
+    assert segments
+    assert not any(segment.success for segment in segments)
+    assert demonstrate(Doomed(), Fatal(), 3, made) == []
+
+
+def test_noise_on_a_student_is_refused():
+    with pytest.raises(ValueError, match="my_policy drives instead: say noise=0"):
+        Recipe(SimConfig("fastloop.sims.toy.PointMass", {}), EXPERT, noise=0.1, student="my_policy")
+
+
 @pytest.mark.parametrize(("asked", "ticks"), [(None, 2), (7, 7)])
 def test_a_student_plans_as_often_as_asked(asked, ticks):
     road = SimConfig("fastloop.sims.toy_road.ToyRoad", {})

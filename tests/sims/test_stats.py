@@ -278,6 +278,10 @@ def test_pairing_cancels_a_common_drift():
 def test_ratio_of_medians_contains_the_estimate_and_scales(slow, fast, factor):
     got = ratio_of_medians(slow, fast, paired=False, resamples=50)
     scaled = ratio_of_medians([factor * s for s in slow], fast, paired=False, resamples=50)
+    if min(len(slow), len(fast)) == 1:
+        assert math.isnan(got.low)
+        assert math.isnan(got.high)
+        return
     assert got.low <= got.value <= got.high
     assert scaled.value == pytest.approx(factor * got.value)
     assert scaled.low == pytest.approx(factor * got.low)

@@ -127,6 +127,13 @@ def test_a_folder_is_its_files_in_order(tmp_path, bag, samples):
     assert list(read_bag(folder)) == samples * 2
 
 
+def test_files_without_metadata_go_by_their_numbers(tmp_path, messages, samples):
+    for number, sample in enumerate(samples[:12]):
+        with BagWriter(tmp_path / f"bag_{number}.mcap", messages) as writer:
+            writer.write(sample)
+    assert list(read_bag(tmp_path)) == samples[:12]
+
+
 def test_files_that_are_compressed(tmp_path, bag, samples):
     packed = zstandard.ZstdCompressor().compress(bag.read_bytes())
     (tmp_path / "bag.mcap.zstd").write_bytes(packed)

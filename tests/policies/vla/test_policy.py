@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastloop.accel.graph import recording
+from fastloop.accel.report import AccelReport
 from fastloop.policies.checkpoints.errors import CheckpointError
 from fastloop.policies.driving.whole_plans import WholePlans, plan_action
 from fastloop.policies.history import EpisodeHistory, History
@@ -395,6 +396,16 @@ def test_one_environment_without_a_past_stops_no_other(folder, rollouts):
     assert plan.text[1] == alone.text[0]
     assert (plan.actions[0] == 0).all()  # nothing is known, not even a speed
     assert plan.candidates is None or plan.candidates.shape[:2] == (2, rollouts)
+
+
+@pytest.mark.parametrize("driver", ["scaffold_speculative", "denoise"])
+@pytest.mark.parametrize("rollouts", [1, 2])
+def test_plans_without_an_answer_are_counted_with_the_others(folder, driver, rollouts):
+    policy = load(folder, driver=driver, rollouts=rollouts, temperature=0.5 * (rollouts > 1))
+    nan = history(0, **{"observation.ego_states": torch.full((16, 6), torch.nan)})
+    reports = [policy.plan(seen, rng=rng(0)).report for seen in (nan, history(0))]
+    assert reports[0].network_evaluations == 0
+    assert AccelReport.total(reports).plans == 2
 
 
 def test_pictures_that_do_not_fit_the_model(folder, tmp_path):

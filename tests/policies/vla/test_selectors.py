@@ -1,13 +1,25 @@
 """One plan from several."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastloop.policies.vla.selectors import SELECTORS, feasible, mean, medoid, weighted_mean
+from fastloop.policies.vla.selectors import (
+    SELECTORS,
+    build_selector,
+    mean,
+    medoid,
+    weighted_mean,
+)
+from fastloop.policies.vla.selectors import feasible as feasible_at
 
-EVERY = pytest.mark.parametrize("select", SELECTORS.values(), ids=SELECTORS.keys())
+feasible = partial(feasible_at, dt=0.25)
+EVERY = pytest.mark.parametrize(
+    "select", [build_selector(name, 0.25) for name in SELECTORS], ids=SELECTORS
+)
 
 
 def drives(*speeds, points=20, dt=0.25):
@@ -121,6 +133,15 @@ def test_of_feasible_ones_the_smoothest():
     plan, wavy = drives(10, 9)  # the slower one wavers
     wavy[::2, 1] += 0.01
     assert torch.equal(feasible(torch.stack([wavy, plan])), plan)
+
+
+def test_what_is_feasible_depends_on_the_time_between_points():
+    fast = drives(20)  # m/s, where points are 0.25 s apart
+    fast = torch.cat([fast, 0.5 * fast])
+    fast[1, ::2, 1] += 0.01
+    at_2_hz, at_8_hz = (build_selector("feasible", dt)(fast) for dt in (0.5, 0.125))
+    assert torch.equal(at_2_hz, fast[0]), "10 m/s, and smoother than 5"
+    assert torch.equal(at_8_hz, fast[1]), "40 m/s is too fast"
 
 
 def test_where_none_is_feasible_the_one_that_exceeds_least():
