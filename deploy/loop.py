@@ -158,7 +158,7 @@ class Loop:
             chosen = self._choose(slot, t, why)
         except Exception as error:  # a fault of ours must not silence the vehicle
             chosen = self._last_resort(t, error)
-        self._lived_through(slot, chosen)
+        self._lived_through(chosen)
         return self._publish(slot, t, chosen)
 
     def stop(self, slot: int, t: float, why: str) -> Published:
@@ -290,7 +290,7 @@ class Loop:
             why = f"the plan is {slot - installed} ticks old"
         return self.ladder.choose(t, self._known(), fresh=fresh, why=why)
 
-    def _lived_through(self, slot: int, chosen: Choice) -> None:
+    def _lived_through(self, chosen: Choice) -> None:
         if self._snapshot is not None:
             self._overridden = chosen.rung >= STOP
             self._events.append(Acted(self._overridden))

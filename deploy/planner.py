@@ -15,7 +15,7 @@ from fastloop.deploy.worker import Acted, Event, Installed, Job, Observed, Plann
 from fastloop.policies.base import Budget, Policy
 from fastloop.policies.chunks import Chunking, RecedingHorizon
 from fastloop.policies.session import Session
-from fastloop.policies.spec import PolicySpec, TensorSpec
+from fastloop.policies.spec import TensorSpec
 
 __all__ = ["Reader", "SessionPlanner", "inputs_of"]
 
@@ -85,7 +85,7 @@ class SessionPlanner:
         policies = list(variants.values())
         chunking = chunking or RecedingHorizon(policies[0].spec.n_action_steps)
         # Whose history is the longest, which every episode begins with.
-        self.longest = max(policies, key=lambda policy: _kept(policy.spec))
+        self.longest = max(policies, key=lambda policy: policy.spec.ticks_kept)
         self.window = max(1 + policy.spec.lags[0] for policy in policies)
         self.session = Session(self.longest, chunking=chunking, seed=seed)
         self.episode = 0
@@ -180,10 +180,6 @@ class SessionPlanner:
             key: _checked(key, spec, self.readers[key](snapshot))
             for key, spec in self.inputs.items()
         }
-
-
-def _kept(spec: PolicySpec) -> int:
-    return max(1 + spec.lags[0], spec.horizon)
 
 
 def _checked(key: str, spec: TensorSpec, value: Any) -> Any:

@@ -59,8 +59,7 @@ class Session:
             self.chunks.append(self.chunking.start())
 
     def _fresh_history(self) -> EpisodeHistory:
-        spec = self.policy.spec
-        return EpisodeHistory(max(1 + spec.lags[0], spec.horizon))
+        return EpisodeHistory(self.policy.spec.ticks_kept)
 
     def begin(self, env: int, episode: int) -> None:
         """Start `episode` (its number keys the noise) in environment `env`, forgetting the last."""

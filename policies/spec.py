@@ -103,6 +103,11 @@ class PolicySpec:
             )
         object.__setattr__(self, "lags", check_lags(self.lags, self.n_obs_steps))
 
+    @property
+    def ticks_kept(self) -> int:
+        """Ticks of an episode that planning may look back at: its frames, and a chunk's actions."""
+        return max(1 + self.lags[0], self.horizon)
+
 
 @dataclass(frozen=True)
 class EnvSpec:

@@ -1,14 +1,18 @@
-"""Ctrl-C that lets the work in hand be put down first."""
+"""Ctrl-C that lets the work in hand be put down first, and processes that end with their parent."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupts", "catch_interrupts"]
+__all__ = ["Interrupts", "catch_interrupts", "die_with_parent"]
+
+PR_SET_PDEATHSIG = 1
 
 
 class Interrupts:
@@ -39,3 +43,16 @@ def catch_interrupts() -> Iterator[Interrupts]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def die_with_parent(parent: int) -> bool:
+    """Have the kernel end this process when its parent ends, even while it hangs.
+
+    Args:
+        parent: the process that started this one.
+
+    Returns:
+        False where that has ended before.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import signal
@@ -21,12 +20,12 @@ from numpy.typing import NDArray
 
 from fastloop.sims.base import Observation, Sim, SimState
 from fastloop.sims.config import SimConfig
+from fastloop.sims.interrupts import die_with_parent
 from fastloop.sims.summary import Outcome
 from fastloop.sims.video import Filming, Recorder
 
 __all__ = ["Act", "Begin", "Film", "Open", "Tick", "Worker", "WorkerError"]
 
-PR_SET_PDEATHSIG = 1
 HEARTBEAT_S = 0.02  # ticks younger than this travel together: messages cost more than fast steps
 
 
@@ -190,9 +189,7 @@ _CHILD = "from fastloop.sims.worker import serve; serve()"
 def serve() -> None:
     """The child: answer requests until the pipe closes. Arguments are its file and its parent."""
     descriptor, parent = map(int, sys.argv[1:])
-    # A simulator that hangs never sees the pipe close, so the kernel has to end it.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if not die_with_parent(parent):  # a simulator that hangs never sees the pipe close
         return
     faulthandler.enable()
     connection = Connection(descriptor)

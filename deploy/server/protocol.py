@@ -91,7 +91,7 @@ def read_request(message: Any, spec: PolicySpec, names: Mapping[str, str] | None
     if given or not reset:
         frames = spec.n_obs_steps if window else None
         observation = {
-            key: _read(key, wanted, given, (names or {}).get(key, key), frames)
+            key: _read(wanted, given, (names or {}).get(key, key), frames)
             for key, wanted in spec.inputs.items()
         }
     return Request(
@@ -178,7 +178,7 @@ def _flat(value: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[st
 
 
 def _read(
-    key: str, wanted: TensorSpec, given: Mapping[str, Any], called: str, frames: int | None
+    wanted: TensorSpec, given: Mapping[str, Any], called: str, frames: int | None
 ) -> npt.NDArray[Any]:
     name = called.replace("/", ".")
     if name not in given:

@@ -41,7 +41,7 @@ class Row:
         self._forget()
 
     def _forget(self) -> None:
-        self.history = EpisodeHistory(max(1 + self.spec.lags[0], self.spec.horizon))
+        self.history = EpisodeHistory(self.spec.ticks_kept)
 
     def take(self, request: Request) -> tuple[History, Key]:
         """What the policy is asked, and the key of its noise.

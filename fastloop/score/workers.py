@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -13,11 +12,11 @@ from concurrent.futures.process import BrokenProcessPool
 from fastloop.datasets.benchmark import Benchmark
 from fastloop.extras import require
 from fastloop.score.pieces import Job, Piece, Scored, World
+from fastloop.sims.interrupts import die_with_parent
 
 __all__ = ["WORKERS", "do_pieces"]
 
 WORKERS = ("process", "ray")
-PR_SET_PDEATHSIG = 1
 
 
 def do_pieces(
@@ -82,8 +81,7 @@ _world: World | None = None
 def _start(job: Job, parent: int) -> None:
     global _job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if not die_with_parent(parent):
         os._exit(1)
     _job = job
 

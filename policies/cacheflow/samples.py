@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fastloop.policies.epochs import rows_of_step
+
 __all__ = ["Samples", "condition_of"]
 
 CONDITIONS = ("history", "command", "neighbors")
@@ -51,19 +53,8 @@ class Samples:
         return Samples(**self.rows(rows))
 
     def batch(self, step: int, size: int, seed: int) -> dict[str, torch.Tensor]:
-        """The batch of a training step, the same whenever it is asked for.
-
-        Each epoch visits every sample once, in an order drawn from (seed, epoch); batches are
-        always full and run over from one epoch into the next.
-        """
-        places = torch.arange(step * size, (step + 1) * size)
-        first, last = int(places[0]) // len(self), int(places[-1]) // len(self)
-        orders = torch.cat([self._order(epoch, seed) for epoch in range(first, last + 1)])
-        return self.rows(orders[places - first * len(self)])
-
-    def _order(self, epoch: int, seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        return torch.randperm(len(self), generator=generator)
+        """The batch of a training step, see `rows_of_step`."""
+        return self.rows(rows_of_step(step, size, samples=len(self), seed=seed))
 
 
 def condition_of(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

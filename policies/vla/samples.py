@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from fastloop.accel.decoding.canvas import Canvas
+from fastloop.policies.epochs import rows_of_step
 from fastloop.policies.vla.annotation import annotate
 from fastloop.policies.vla.canvas import Layout
 from fastloop.policies.vla.images import PatchConfig
@@ -87,11 +88,10 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Batches:
-    """The batch of each step, a pure function of the step: resuming needs no state.
+    """The batch of each step, see `rows_of_step`.
 
-    Each epoch visits every sample once, in an order drawn from (seed, epoch); batches are always
-    full and run over from one epoch into the next. Samples are taken when they are needed, so a
-    sequence that encodes its pictures then needs no memory for them.
+    Samples are taken when they are needed, so a sequence that encodes its pictures then needs no
+    memory for them.
 
     Attributes:
         samples: see `Sample`.
@@ -109,17 +109,9 @@ class Batches:
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
         """The batch of a step."""
-        count = len(self.samples)
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs = range(places[0] // count, places[-1] // count + 1)
-        orders = {epoch: self._order(epoch) for epoch in epochs}
-        chosen = [self.samples[orders[place // count][place % count]] for place in places]
+        rows = rows_of_step(step, self.batch_size, samples=len(self.samples), seed=self.seed)
+        chosen = [self.samples[row] for row in rows.tolist()]
         return collate(chosen, model=self.model, stop_id=self.stop_id, block_size=self.blocks(step))
-
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order: list[int] = torch.randperm(len(self.samples), generator=generator).tolist()
-        return order
 
 
 def collate(
