@@ -30,6 +30,7 @@ class ServeConfig:
         deadline_ms: of a request that names none; 0 waits as long as it takes.
         max_message_mb: longest request.
         send_timeout_s: after which a client that does not take its answer is cut off.
+        stall_s: a policy's call that takes longer makes ``/healthz`` say so.
         seed: root of the policy's noise.
         api_key_file: a file that holds the key which clients must send.
     """
@@ -48,6 +49,7 @@ class ServeConfig:
     deadline_ms: float = 0.0
     max_message_mb: float = 16.0
     send_timeout_s: float = 5.0
+    stall_s: float = 10.0
     seed: int = 0
     api_key_file: str | None = None
     run_dir: str | None = None

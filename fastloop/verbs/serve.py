@@ -66,7 +66,8 @@ def make_server(config: ServeConfig) -> PolicyServer:
         max_hz=config.max_hz, max_batch=config.max_batch, max_wait_ms=config.max_wait_ms,
         plan_batch=config.plan_batch, deadline_ms=config.deadline_ms,
         max_message_mb=config.max_message_mb, send_timeout_s=config.send_timeout_s,
-        seed=config.seed, names=config.names, api_key=read_key(config.api_key_file),
+        stall_s=config.stall_s, seed=config.seed, names=config.names,
+        api_key=read_key(config.api_key_file),
     )  # fmt: skip
     return PolicyServer(_policy(config), settings, name=config.policy.checkpoint)
 

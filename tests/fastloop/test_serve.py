@@ -75,6 +75,7 @@ def test_a_key_is_read_from_its_file(tmp_path):
     ("settings", "told"),
     [
         (["max_clients=0"], "max_clients must be at least 1"),
+        (["stall_s=0"], "stall_s must be above 0"),
         (["+names={observation.stat: x}"], "the policy does not read"),
         (["accel=bac"], "observations"),
         (["policy.checkpoint=stand_still"], "sampler"),
