@@ -93,10 +93,13 @@ def accelerate(
             that need it and have no saved plan.
 
     Raises:
+        TypeError: for a config that is none.
         ValueError: the saved plan is damaged, of another kind or for another policy; observations
             are missing; or the policy's network is no stack of residual branches, or none that has
             the kernels.
     """
+    if not isinstance(config, AccelConfig):
+        raise TypeError(f"expected an AccelConfig, got {config!r}: say AccelConfig({config!r})")
     plain = remove(policy)
     if config.kind == "none" or os.environ.get("FASTLOOP_ACCEL") == "off":
         return plain

@@ -23,7 +23,7 @@ from fastloop.datasets.demonstration import (
 from fastloop.datasets.errors import os_errors_are_faults
 from fastloop.datasets.hdf5 import check_within, new_file, numbers
 
-__all__ = ["StoredFrames", "read", "write"]
+__all__ = ["StoredFrames", "read", "recorded_in", "write"]
 
 IMAGES_IN_MEMORY = 2**30  # bytes
 CAMERAS = "; pictures are recorded with sim.cameras=[front_left,front,front_right]"
@@ -56,6 +56,13 @@ def write(
         data.attrs["total"] = total
         data.attrs["env_args"] = json.dumps(dict(env_args))
     return path
+
+
+def recorded_in(path: str | Path) -> str:
+    """The simulator of ours that a readable file was recorded in; empty for any other file."""
+    with h5py.File(path, "r") as file:
+        told = json.loads(file["data"].attrs.get("env_args", "{}"))
+    return str(told["env_name"]) if told.get("type") == "fastloop" else ""
 
 
 @os_errors_are_faults()

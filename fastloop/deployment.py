@@ -82,6 +82,11 @@ def make_deployment(config: RunVerbConfig, folder: Path) -> Deployment:
     deploy = with_parameters(config.deploy, config.params) if config.params else config.deploy
     if bag := config.bag or deploy.replay.bag:
         deploy = dataclasses.replace(deploy, replay=dataclasses.replace(deploy.replay, bag=bag))
+    if not min(deploy.hz, deploy.plan_hz) > 0:
+        raise ValueError(
+            "deploy.hz and deploy.plan_hz must be above 0, got "
+            f"{deploy.hz:g} and {deploy.plan_hz:g}"
+        )
     make_body(deploy)
     read_variants(deploy.variants, deploy.calibration.bag)
     messages = Messages(deploy.autoware)

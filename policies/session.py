@@ -36,6 +36,9 @@ class Session:
             like Mish round the last elements differently where they do not fill a vector register.
             Some processors round products of odd width with few outputs by a row's place, too,
             whatever the number.
+
+    Raises:
+        ValueError: for no environment.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Session:
         seed: int = 0,
         plan_batch: int = 0,
     ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.policy = policy
         self.seed = seed
         self.plan_batch = plan_batch

@@ -132,6 +132,13 @@ class EnvSpec:
     success: str = field(default="the environment's own criterion")
     horizon: int | None = None
 
+    def __post_init__(self) -> None:
+        if not (self.control_hz > 0 and self.max_steps > 0):
+            raise ValueError(
+                f"{self.name}: control_hz and max_steps must be positive, got {self.control_hz} "
+                f"and {self.max_steps}"
+            )
+
 
 def check_specs(policy: PolicySpec, env: EnvSpec, *, policy_name: str = "policy") -> None:
     """Compare a policy with an environment: names, shapes, units, ranges, action kind, rate, and

@@ -50,7 +50,10 @@ class AnyGymnasium(Sim):
         choose_backend()
         if module is not None:
             require(module, extra="sim")
-        made = gymnasium.make(id, render_mode="rgb_array", **(arguments or {}))
+        try:
+            made = gymnasium.make(id, render_mode="rgb_array", **(arguments or {}))
+        except gymnasium.error.Error as error:
+            raise ValueError(f"gymnasium cannot make {id!r}: {error}") from error
         registered = made.spec.max_episode_steps if made.spec is not None else None
         self.engine = made.unwrapped
         self.success_reward = success_reward

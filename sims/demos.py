@@ -34,6 +34,7 @@ __all__ = ["Recipe", "demonstrate", "read_part", "record"]
 
 BURST_TICKS = (3, 11)
 SHORTEST = 4  # ticks; shorter segments are dropped
+BROKEN = 5  # attempts that raised and none that did not, after which it is no accident
 HOPELESS = 50  # attempts without a success after which there is no point in going on
 
 
@@ -180,11 +181,11 @@ def record(
 
     Raises:
         KeyboardInterrupt: after a signal; the same call later goes on.
-        ValueError: when nothing succeeds.
+        ValueError: when nothing succeeds, or nothing runs.
         OSError: when the disk is full or a process dies; what was finished is safe.
     """
     parts.mkdir(parents=True, exist_ok=True)
-    successes = attempts = 0
+    successes = attempts = raised = 0
     seeds = count(first_seed)
     pool = ProcessPoolExecutor(
         num_workers, mp_context=get_context("spawn"), initializer=_die_with_parent
@@ -200,10 +201,16 @@ def record(
                         pending.append(pool.submit(_attempt, recipe, parts, next(seeds)))
                 attempt = pending.popleft().result()
                 attempts, successes = attempts + 1, successes + attempt.success
+                raised += bool(attempt.error)
                 if progress:
                     progress(successes, attempts)
                 if attempt.success:
                     yield attempt.path
+                if attempts == raised == BROKEN:
+                    raise ValueError(
+                        f"each of the first {attempts} seeds raised, lastly {attempt.error}: does "
+                        "this expert know this simulator?"
+                    )
                 if attempts == HOPELESS and not successes:
                     raise ValueError(
                         f"the expert failed on all of the first {attempts} seeds"

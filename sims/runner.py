@@ -67,6 +67,11 @@ class RunConfig:
                 "num_envs must be 1 or more, plan_batch and retries 0 or more; got "
                 f"{self.num_envs}, {self.plan_batch} and {self.retries}"
             )
+        if not min(self.start_timeout_s, self.step_timeout_s) > 0:
+            raise ValueError(
+                "start_timeout_s and step_timeout_s must be above 0, got "
+                f"{self.start_timeout_s:g} and {self.step_timeout_s:g}"
+            )
 
 
 def run(

@@ -199,7 +199,7 @@ def non_inferiority(difference: Interval, margin: float) -> Verdict:
     Raises:
         ValueError: when not 0 < margin < 1 (0.05 stands for five points).
     """
-    _check_margin(margin)
+    check_margin(margin)
     if difference.low > -margin:
         return "non-inferior"
     return "inferior" if difference.high < -margin else "inconclusive"
@@ -221,7 +221,7 @@ def pairs_needed(
         margin: largest loss that is still acceptable.
         difference: the true difference that is assumed, above -margin.
     """
-    _check_margin(margin)
+    check_margin(margin)
     if difference <= -margin:
         raise ValueError(f"no number of pairs can show {difference} to be above {-margin}")
     if not abs(difference) <= discordance <= 1:
@@ -301,6 +301,7 @@ def _percentiles(draws: NDArray[np.float64], confidence: float) -> tuple[float, 
     return float(low), float(high)
 
 
-def _check_margin(margin: float) -> None:
+def check_margin(margin: float) -> None:
+    """Refuse what is no fraction between 0 and 1; raises ValueError."""
     if not 0 < margin < 1:
         raise ValueError(f"margin is a fraction between 0 and 1 (0.05 = 5 points), got {margin}")

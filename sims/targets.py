@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 __all__ = ["build", "find"]
 
@@ -33,7 +34,7 @@ def build(config: Mapping[str, Any], what: str) -> Any:
 
     Raises:
         ValueError: when there is no target, it lies outside of fastloop, or it does not take these
-            arguments.
+            arguments or their types.
     """
     found = find(config, what)
     arguments = {name: value for name, value in config.items() if name != "_target_"}
@@ -43,4 +44,19 @@ def build(config: Mapping[str, Any], what: str) -> Any:
         raise ValueError(
             f"{what}: {config['_target_']} does not take {sorted(arguments)}: {error}"
         ) from error
+    _check_types(found, arguments, what)
     return found(**arguments)
+
+
+def _check_types(found: Any, arguments: Mapping[str, Any], what: str) -> None:
+    """Refuse texts where a number is wanted, and the like; what is no scalar checks itself."""
+    wanted = inspect.signature(found, eval_str=True).parameters
+    for name, value in arguments.items():
+        kind = wanted[name].annotation if name in wanted else None
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        if not set(kinds) <= {bool, int, float, str, NoneType}:
+            continue
+        fits = type(value) in kinds or (type(value) is int and float in kinds)
+        if not fits:
+            told = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise ValueError(f"{what}.{name} is {told}, got {value!r}")

@@ -64,7 +64,8 @@ class RunVerbConfig:
         bag: recorded drive, for ``deploy=replay``.
         params: a ROS 2 parameter file whose ``ros__parameters`` are settings of `deploy`; what it
             says holds before everything else.
-        duration_s: of ticking, after which it ends by itself; null for never.
+        duration_s: of ticking, which begins with the first state, after which it ends by itself;
+            null for never.
         film: keep everything that came and went, as MCAP.
         seed: root of the policy's noise.
     """

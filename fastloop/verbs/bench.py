@@ -36,11 +36,12 @@ from fastloop.bench.vehicle import run as vehicle
 from fastloop.bench.vehicle.config import VehicleBenchConfig
 from fastloop.bench.window import run as window
 from fastloop.bench.window.config import WindowBenchConfig
+from fastloop.config.ranges import at_least
 from fastloop.policies.rng import Rng
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 from fastloop.setup import Setup, set_up
-from fastloop.sims.stats import ratio_of_medians
+from fastloop.sims.stats import check_margin, ratio_of_medians
 
 __all__ = ["run"]
 
@@ -93,13 +94,10 @@ def run(config: Any) -> int:
 def _check(config: BenchConfig) -> None:
     """Refuse what would only come out minutes later."""
     run_config(config)
-    for name in ("batch", "repeats", "observations", "calibration_observations"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    at_least(config, 1, "batch", "repeats", "observations", "calibration_observations")
     if config.episodes < 0:
         raise ValueError(f"episodes must be 0 (test no success) or more, got {config.episodes}")
-    if not 0 < config.margin < 1:
-        raise ValueError(f"margin is a fraction between 0 and 1, got {config.margin}")
+    check_margin(config.margin)
     if not config.arms:
         raise ValueError("no arms to compare; add one with '+arms={bac: {accel: {kind: bac}}}'")
     for name in config.arms:

@@ -9,6 +9,7 @@ from fastloop.accel.block_cache.calibrate import calibrate, make_plan
 from fastloop.accel.block_cache.plan import CachePlan
 from fastloop.accel.block_cache.search import Refinement, refine
 from fastloop.config import CalibrateConfig
+from fastloop.config.ranges import at_least
 from fastloop.progress import bar
 from fastloop.run_folder import make_run_dir, write_result
 from fastloop.setup import Setup, calibration_data, set_up
@@ -22,6 +23,8 @@ STABLE = 0.7  # Jaccard overlap of two halves below which a schedule is called u
 def run(config: CalibrateConfig) -> int:
     """Write ``plan.json`` and ``plan.html`` to the run folder and print the verdict."""
     console = Console()
+    at_least(config, 1, "observations")
+    at_least(config, 0, "first_seed", "seed")
     setup = set_up(config.policy, config.sim)
     policy = setup.denoiser
     stack, distance = stack_of(policy, config.accel), None

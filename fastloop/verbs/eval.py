@@ -20,6 +20,7 @@ from fastloop.arms import (
 )  # fmt: skip
 from fastloop.clocks import check_clock, describe_clock, make_clock, replayed_ms
 from fastloop.config import EvalConfig
+from fastloop.config.ranges import at_least
 from fastloop.datasets import robomimic
 from fastloop.policies.base import Policy
 from fastloop.policies.best_of import BestOf
@@ -39,6 +40,7 @@ from fastloop.sims.report import write_report
 from fastloop.sims.run_result import Progress, RunResult
 from fastloop.sims.runner import RunConfig
 from fastloop.sims.runner import run as run_closed_loop
+from fastloop.sims.stats import check_margin
 from fastloop.sims.summary import Arm, RunSummary, Video
 from fastloop.sims.video import Filming
 from fastloop.sims.worklist import WorkItem
@@ -60,6 +62,9 @@ def run(config: EvalConfig) -> int:
         0, or 1 when episodes are missing, or 130 after Ctrl-C.
     """
     console = Console()
+    at_least(config, 1, "episodes", "calibration_observations")
+    at_least(config, 0, "first_seed", "seed", "timed_plans", "video_count")
+    check_margin(config.margin)
     _check_clock(config)
     running = _run_config(config)
     setup = set_up(config.policy, config.sim)
@@ -71,7 +76,8 @@ def run(config: EvalConfig) -> int:
     folder = make_run_dir("eval", config.run_dir)
     decided = folder / "decided" / config_digest(config, without=NEUTRAL)
     decided.mkdir(parents=True, exist_ok=True)  # what a run that is continued does not ask again
-    with console.status("calibrating and timing"):
+    told = f"calibrating and timing; the same command with run_dir={folder} goes on from here"
+    with console.status(told):
         arms = _going_on(config, make_arms(config, setup, decided))
         timed = time_arms(config, setup, arms, decided)
         threads = loop_threads(config, setup.policy, decided)

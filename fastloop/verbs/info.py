@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from fastloop.config import InfoConfig
 from fastloop.language_model_description import describe_language_model
+from fastloop.policies.cacheflow.folder import describe_cacheflow, is_cacheflow
 from fastloop.policies.checkpoints import convert, describe
 from fastloop.policies.dlm.conformance import table
 from fastloop.policies.driving.planners import describe_planner, is_planner
@@ -35,18 +37,14 @@ def run(config: InfoConfig) -> int:
         raise ValueError("check is for a diffusion language model: say model=FOLDER")
     if config.ckpt is None:
         raise ValueError(f"say which checkpoint: ckpt=PATH, or ckpt=NAME; {policy_names()}")
-    planner = is_planner(config.ckpt)
-    path = config.ckpt if planner else find_checkpoint(config.ckpt)
-    vlm = not planner and is_vlm(path)
-    if (planner or vlm) and config.convert:
-        what = "planner" if planner else "vision-language model"
+    path = config.ckpt if is_planner(config.ckpt) else find_checkpoint(config.ckpt)
+    what, described = _kind(path)
+    if what and config.convert:
         raise ValueError(
             f"{config.ckpt} is a {what}: only checkpoints of policies are converted, those that "
             "denoise"
         )
-    facts = (describe_planner if planner else describe_vlm if vlm else describe)(
-        path, keys=config.keys
-    )
+    facts = described(path, keys=config.keys)
     _print(console, str(path), facts)
     for key, shape in facts.get("keys", {}).items():
         console.print(f"  {key} {shape}", markup=False, highlight=False, soft_wrap=True)
@@ -55,6 +53,17 @@ def run(config: InfoConfig) -> int:
         console.print(f"converted: {out}", markup=False, highlight=False, soft_wrap=True)
     _write(config, console, facts)
     return 0
+
+
+def _kind(path: str | Path) -> tuple[str, Callable[..., dict[str, Any]]]:
+    """What it is, empty for a policy that denoises; and who describes it."""
+    if is_planner(path):
+        return "planner", describe_planner
+    if is_vlm(Path(path)):
+        return "vision-language model", describe_vlm
+    if is_cacheflow(path):
+        return "CacheFlow policy", describe_cacheflow
+    return "", describe
 
 
 def _language_model(config: InfoConfig, console: Console) -> int:

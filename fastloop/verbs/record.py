@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fastloop.config import RecordConfig
+from fastloop.config.ranges import at_least
 from fastloop.datasets import robomimic
 from fastloop.progress import bar
 from fastloop.run_folder import claim, config_digest, make_run_dir, write_result
@@ -22,11 +23,10 @@ __all__ = ["run"]
 
 def run(config: RecordConfig) -> int:
     """Record until enough episodes have succeeded, then write the file."""
-    if config.episodes < 1 or config.num_workers < 1:
-        raise ValueError(
-            f"episodes and num_workers must be at least 1, got {config.episodes} and "
-            f"{config.num_workers}"
-        )
+    at_least(config, 1, "episodes", "num_workers", "burst_every")
+    at_least(config, 0, "first_seed", "noise", "bursts")
+    if not 0 <= config.disturb <= 1:
+        raise ValueError(f"disturb is a probability, 0 to 1, got {config.disturb:g}")
     if config.n_action_steps is not None and not config.student:
         raise ValueError(
             f"n_action_steps={config.n_action_steps} says how often a student plans, and no "

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fastloop.arms import policy_digest
 from fastloop.config import ScoreConfig
+from fastloop.config.ranges import at_least
 from fastloop.datasets import predictions
 from fastloop.datasets.benchmark import Benchmark, Moment
 from fastloop.datasets.errors import DatasetError
@@ -111,12 +112,8 @@ def _check(config: ScoreConfig) -> None:
     """Refuse what would only come out minutes later."""
     if config.worker not in WORKERS:
         raise ValueError(f"unknown worker {config.worker!r}; have: {', '.join(WORKERS)}")
-    for name in ("batch", "piece"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    for name in ("workers", "worst"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+    at_least(config, 1, "batch", "piece")
+    at_least(config, 0, "workers", "worst", "seed")
     if config.submit:
         check_submission(config.submission)
 
@@ -204,9 +201,7 @@ def _report(
         render_score(found, moments, provenance(**facts), config_yaml(config)), encoding="utf-8"
     )
     head, rows = metric_table(found.metrics, between="\n")
-    table = text_table(f"{found.planner} on {found.benchmark}", head, rows)
-    table.columns[0].no_wrap = True  # a name cut short is that of four figures
-    console.print(table)
+    console.print(text_table(f"{found.planner} on {found.benchmark}", head, rows))
     for name, told in found.conditions.items():
         console.print(Text(f"{name}: {told}", style="dim"))
     style = "" if coverage.complete else "bold red"

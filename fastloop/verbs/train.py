@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
@@ -16,6 +16,8 @@ from rich.console import Console
 
 from fastloop.cacheflow_recipe import KIND, CacheFlowRecipe
 from fastloop.config import TrainVerbConfig
+from fastloop.config.ranges import at_least
+from fastloop.datasets import robomimic
 from fastloop.datasets.embeddings import Embeddings
 from fastloop.policies.base import Policy
 from fastloop.policies.driving.whole_plans import WholePlans
@@ -38,6 +40,7 @@ __all__ = ["run"]
 
 AnyRecipe = Recipe | VLARecipe | CacheFlowRecipe
 
+READ = f"{robomimic.__name__}.read"
 CHECKS = "checks"  # under a run folder, by stage and step
 CHECK_SEED = 500_000  # closed-loop checks never touch the seeds that evaluations use
 
@@ -49,11 +52,9 @@ def run(config: TrainVerbConfig) -> int:
         0, or 130 after Ctrl-C; the same command with this run folder then goes on.
     """
     console = Console()
-    if config.save_every < 1 or config.train.batch_size < 1:
-        raise ValueError(
-            "save_every and train.batch_size must be at least 1, got "
-            f"{config.save_every} and {config.train.batch_size}"
-        )
+    at_least(config, 1, "save_every", "train.batch_size", "train.steps", "network.horizon")
+    at_least(config, 0, "train.seed", "pretrain.steps", "check_every")
+    _check_place(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     sim_config = SimConfig.from_config(config.sim)
@@ -62,6 +63,11 @@ def run(config: TrainVerbConfig) -> int:
     sim.close()
     samples, _ = len(recipe.samples), recipe.model  # refused before there is a folder
     folder = make_run_dir("train", config.run_dir)
+    out = Path(config.out) if config.out else folder / "policy"
+    if config.out:
+        out.mkdir(parents=True, exist_ok=True)  # fails now, or not after hours
+    for told in _recorded_elsewhere(config):
+        console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
     with catch_interrupts() as stop:
         running = _Stage(config, folder, console, stop)
         for name, stage in recipe.stages(folder):
@@ -73,7 +79,6 @@ def run(config: TrainVerbConfig) -> int:
                 done = running.run(name, trainer, None if name == "encoder" else check)
             if not done:
                 return running.stopped()
-    out = Path(config.out) if config.out else folder / "policy"
     recipe.save(out, trainer)
     metrics = {"loss": {"value": running.loss, "unit": "1", "n": trainer.step}}
     if not isinstance(recipe, Recipe):
@@ -162,6 +167,26 @@ class _Stage:
         for made in self.folder.glob(f"{CHECKS}/{name}/*"):
             if int(made.name) > step:
                 shutil.rmtree(made)
+
+
+def _check_place(config: TrainVerbConfig) -> None:
+    """A policy takes nobody's place, but for what the same run wrote there before."""
+    goes_on = config.run_dir and any(Path(config.run_dir).glob("*.pt"))
+    out = Path(config.out) if config.out else None
+    if out is None or goes_on or not out.exists():
+        return
+    if not out.is_dir() or any(out.iterdir()):
+        raise ValueError(f"{out} exists already; remove it, or choose another out=")
+
+
+def _recorded_elsewhere(config: TrainVerbConfig) -> Iterator[str]:
+    """Of demonstrations that were recorded in another simulator: what a mistake could look like."""
+    if config.dataset["_target_"] != READ:
+        return
+    paths, ours = config.dataset["path"], config.sim["_target_"]
+    for path in [paths] if isinstance(paths, str) else paths:
+        if (theirs := robomimic.recorded_in(path)) and theirs != ours:
+            yield f"{path} was recorded in {theirs}, and the policy will act in {ours} (sim=)"
 
 
 def _recipe(config: TrainVerbConfig, env: EnvSpec) -> AnyRecipe:

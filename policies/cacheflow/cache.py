@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from fastloop.accel.flow_table.mixture import Mixture
 from fastloop.accel.flow_table.queries import log_base
@@ -17,7 +16,7 @@ from fastloop.policies.cacheflow.model import CacheFlowModel
 from fastloop.policies.cacheflow.samples import Samples
 from fastloop.policies.checkpoints.checkpoint import file_digest
 from fastloop.policies.checkpoints.errors import CheckpointError
-from fastloop.policies.checkpoints.files import read_json, read_safetensors
+from fastloop.policies.checkpoints.files import read_json, read_safetensors, write_safetensors
 
 __all__ = ["build_table", "k_centers", "load_table", "representatives", "save_table"]
 
@@ -155,7 +154,7 @@ def save_table(folder: str | Path, table: FlowTable, digest: str) -> None:
         if part.name != "features"
     }
     new = folder / f".{TABLE}.new"
-    save_file(tensors, new)
+    write_safetensors(new, tensors)
     described = {
         "format": FORMAT, "version": VERSION, "flow": digest, "futures": len(table),
         "sha256": file_digest(new),

@@ -9,19 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from fastloop.policies.cacheflow.cache import load_table, save_table
 from fastloop.policies.cacheflow.forecast import CacheFlow
 from fastloop.policies.cacheflow.model import CacheFlowConfig, CacheFlowModel
 from fastloop.policies.cacheflow.policy import CacheFlowPolicy
 from fastloop.policies.checkpoints.checkpoint import file_digest
 from fastloop.policies.checkpoints.errors import CheckpointError
-from fastloop.policies.checkpoints.files import read_json, read_safetensors
+from fastloop.policies.checkpoints.files import read_json, read_safetensors, write_safetensors
 from fastloop.policies.checkpoints.spec_json import spec_from_json, spec_to_json
 from fastloop.policies.spec import PolicySpec
 
-__all__ = ["is_cacheflow", "load_cacheflow", "save_cacheflow"]
+__all__ = ["describe_cacheflow", "is_cacheflow", "load_cacheflow", "save_cacheflow"]
 
 FORMAT, VERSION = "fastloop.cacheflow", 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -56,7 +54,7 @@ def save_cacheflow(
     model = policy.cacheflow.model
     weights, config = folder / f".{WEIGHTS}.new", folder / f".{CONFIG}.new"
     tensors = {name: part.cpu().contiguous() for name, part in model.state_dict().items()}
-    save_file(tensors, weights)
+    write_safetensors(weights, tensors)
     described = {
         "format": FORMAT,
         "version": VERSION,
@@ -121,3 +119,36 @@ def load_cacheflow(folder: str | Path, *, device: str = "cpu") -> CacheFlowPolic
         return policy if device == "cpu" else policy.to(device)
     except (AssertionError, RuntimeError) as error:  # what torch raises for no such device
         raise ValueError(f"the policy cannot be put on device {device!r}: {error}") from error
+
+
+def describe_cacheflow(folder: str | Path, *, keys: bool = False) -> dict[str, Any]:
+    """What a folder holds, as plain values for printing.
+
+    Args:
+        folder: that `save_cacheflow` wrote.
+        keys: also list every tensor with its shape.
+
+    Raises:
+        CheckpointError: as `load_cacheflow`.
+    """
+    policy = load_cacheflow(folder)
+    told, tensors = read_json(Path(folder) / CONFIG), policy.cacheflow.model.state_dict()
+    described = {
+        "kind": FORMAT,
+        "digest": policy.digest,
+        "parameters": sum(part.numel() for part in policy.cacheflow.model.parameters()),
+        "futures": len(policy.cacheflow.table.futures),
+        **{name: told[name] for name in ("model", "shapes", "relative_to", "samples", "alarm")},
+        "inputs": {
+            key: f"{spec.dtype} {list(spec.shape)}" for key, spec in policy.spec.inputs.items()
+        },
+        "action": asdict(policy.spec.action),
+        "control_hz": policy.spec.control_hz,
+        "n_obs_steps": policy.spec.n_obs_steps,
+        "horizon": policy.spec.horizon,
+        "n_action_steps": policy.spec.n_action_steps,
+        "training": told["training"],
+    }
+    if keys:
+        described["keys"] = {name: list(part.shape) for name, part in tensors.items()}
+    return described

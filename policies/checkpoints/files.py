@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from fastloop.policies.checkpoints.errors import CheckpointError
 
-__all__ = ["read_json", "read_safetensors"]
+__all__ = ["read_json", "read_safetensors", "write_safetensors"]
 
 MAX_JSON_BYTES = 16 << 20
 
@@ -52,3 +54,13 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(
             f"{path} is truncated or damaged ({error}), expected safetensors"
         ) from error
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, readable by whoever may read other files that are made here."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    path.chmod(mode)  # the library keeps files to their owner

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from fastloop.policies.checkpoints.checkpoint import Checkpoint, file_digest
 from fastloop.policies.checkpoints.checks import (
@@ -26,7 +25,7 @@ from fastloop.policies.checkpoints.checks import (
     to_float32,
 )
 from fastloop.policies.checkpoints.errors import CheckpointError
-from fastloop.policies.checkpoints.files import read_json, read_safetensors
+from fastloop.policies.checkpoints.files import read_json, read_safetensors, write_safetensors
 from fastloop.policies.checkpoints.spec_json import spec_from_json, spec_to_json
 from fastloop.policies.diffusion.clip import ClipConfig
 from fastloop.policies.diffusion.encoders import build_encoder
@@ -65,7 +64,7 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, half: bool = False) -> P
     # Written in full beside the old files, then both are put in place at once.
     new_weights, new_config = folder / ".model.safetensors.new", folder / ".config.json.new"
     try:
-        save_file(tensors, new_weights, metadata={"format": "pt"})
+        write_safetensors(new_weights, tensors, metadata={"format": "pt"})
         described = _to_json(checkpoint)
         described["weights"] = {
             "file": weights.name,

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from fastloop.accel.decoding.commits import BlockFilter, Calibration
+from fastloop.policies.checkpoints.files import write_safetensors
 
 __all__ = ["load_filter", "save_filter"]
 
@@ -21,7 +21,7 @@ def save_filter(path: str | Path, made: BlockFilter) -> None:
     """Write a safetensors file, with the calibration as metadata."""
     tensors = {name: getattr(made, name).detach().cpu().contiguous() for name in NAMES}
     facts = {"format": FORMAT, "calibration": json.dumps(asdict(made.calibration))}
-    save_file(tensors, path, metadata=facts)
+    write_safetensors(Path(path), tensors, facts)
 
 
 def load_filter(path: str | Path) -> BlockFilter:

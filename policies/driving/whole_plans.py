@@ -28,7 +28,12 @@ def plan_action(waypoints: int, hz: float) -> ActionSpec:
     Args:
         waypoints: T.
         hz: waypoints a second.
+
+    Raises:
+        ValueError: for no waypoints, or no rate.
     """
+    if waypoints < 1 or not hz > 0:
+        raise ValueError(f"a plan has waypoints at a rate, got {waypoints} at {hz:g} Hz")
     times = [f"{(k + 1) / hz:.6g}s" for k in range(waypoints)]
     return ActionSpec(
         1 + 2 * waypoints, "plan",

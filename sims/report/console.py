@@ -59,7 +59,9 @@ def text_table(title: str, head: Sequence[str] | None, rows: Iterable[Sequence[s
     rows = list(rows)
     table = Table(title=Text(title), title_justify="left", show_header=head is not None)
     for index, name in enumerate(head or rows[0]):
-        table.add_column(Text(name), justify="right" if index and head else "left")
+        # A name that is cut short may be that of several rows.
+        table.add_column(Text(name), justify="right" if index and head else "left",
+                         no_wrap=not index)  # fmt: skip
     for row in rows:
         # Text, so that a name with brackets is not read as rich markup.
         table.add_row(*map(Text, row))

@@ -129,3 +129,8 @@ def test_zeus_with_every_evaluation_is_the_policy(toy_stack, ddpm, chunk):
     sample, _ = accelerate(policy, zeus(12)).loop(*chunk(policy.sampler))
     expected, _ = policy.loop(*chunk(policy.sampler))
     torch.testing.assert_close(sample, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_name_is_no_configuration(policy):
+    with pytest.raises(TypeError, match=r"say AccelConfig\('uniform'\)"):
+        accelerate(policy, "uniform")

@@ -142,7 +142,7 @@ def test_an_unknown_setting_lists_the_settings(run, override, setting, have):
         (["train", "network.inputs=[smell]", "dataset.path=x"], "PushT shows no smell"),
         (["train", "save_every=0", "dataset.path=x"], "save_every"),
         (["record", "sim=toy", "expert=toy"], "out has no default; say out=..."),
-        (["record", "out=x", "episodes=0"], "episodes and num_workers must be at least 1"),
+        (["record", "out=x", "episodes=0"], "episodes must be at least 1, got 0"),
         (["record", "out=x", "n_action_steps=5"], "no student is named: say student=..."),
         (["info"], "say which checkpoint"),
         (["info", "ckpt=/not/there"], "there is no checkpoint at /not/there"),

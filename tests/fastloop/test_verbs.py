@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import h5py
 import pytest
 import torch
 
@@ -259,6 +260,37 @@ def test_training_checks_itself_in_closed_loop(demonstrations, tmp_path):
     (folder / f"{timing.parts[-3]}.pt").unlink()
     assert cli.main([*command, "train.steps=10", "check_every=10", "check_episodes=2"]) == 0
     assert timing.read_text() != plans, "weights that were trained anew are checked anew"
+
+
+def test_a_policy_that_is_there_is_not_overwritten(demonstrations, tmp_path, capsys):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    command = ["train", *TRAIN, f"dataset.path={demonstrations}", "train.steps=2"]
+    runs = [f"run_dir={tmp_path / 'run'}", f"out={out}"]
+    assert cli.main([*command, *runs]) == 2
+    assert "exists already; remove it, or choose another out=" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    shutil.rmtree(out)
+    for _ in range(2):  # the same run may write it again
+        assert cli.main([*command, *runs]) == 0
+    assert load_checkpoint(out).training["steps"] == 2
+    assert (out / "model.safetensors").stat().st_mode == (out / "config.json").stat().st_mode
+
+
+def test_demonstrations_of_another_simulator_are_pointed_out(demonstrations, tmp_path, capsys):
+    command = ["train", *TRAIN, f"dataset.path={demonstrations}", "train.steps=2"]
+    assert cli.main([*command, f"run_dir={tmp_path / 'own'}"]) == 0
+    assert "was recorded in" not in capsys.readouterr().out
+    with h5py.File(demonstrations) as file:
+        told = json.loads(file["data"].attrs["env_args"])
+    elsewhere = tmp_path / "elsewhere.hdf5"
+    shutil.copy(demonstrations, elsewhere)
+    with h5py.File(elsewhere, "a") as file:
+        file["data"].attrs["env_args"] = json.dumps({**told, "env_name": "fastloop.sims.far.Far"})
+    command = ["train", *TRAIN, f"dataset.path={elsewhere}", "train.steps=2"]
+    assert cli.main([*command, f"run_dir={tmp_path / 'other'}"]) == 0
+    assert "was recorded in fastloop.sims.far.Far" in capsys.readouterr().out
 
 
 def test_eval_compares_the_accelerated_policy_with_the_plain_one(trained, tmp_path, capfd):

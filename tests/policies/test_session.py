@@ -203,3 +203,8 @@ def test_a_batch_that_does_not_fit_is_refused(echo, batch, message):
     with pytest.raises(ValueError, match=message):
         session.select_action(batch)
     assert [history.tick for history in session.histories] == [-1, -1], "and not half observed"
+
+
+def test_nobody_is_not_driven(echo):
+    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+        Session(echo, num_envs=0)

@@ -32,6 +32,31 @@ def test_a_target_that_cannot_be_is_refused(config, message):
         build(config, "thing")
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"max_steps": "ten"}, "sim.max_steps is int, got 'ten'"),
+        ({"max_steps": True}, "sim.max_steps is int, got True"),
+        ({"max_steps": -3}, "control_hz and max_steps must be positive, got .* and -3"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(setting, told):
+    with pytest.raises(ValueError, match=told):
+        build({"_target_": "fastloop.sims.toy.PointMass", **setting}, "sim")
+
+
+def takes(one: list[str], two: float | None = None):
+    return one, two
+
+
+def test_types_that_are_no_scalars_are_left_to_who_reads_them(monkeypatch):
+    monkeypatch.setattr("fastloop.sims.targets.find", lambda config, what: takes)
+    assert build({"_target_": "x", "one": ("a",), "two": 3}, "sim") == (("a",), 3)
+    assert build({"_target_": "x", "one": [], "two": None}, "sim") == ([], None)
+    with pytest.raises(ValueError, match=r"sim.two is float or null, got 'x'"):
+        build({"_target_": "x", "one": [], "two": "x"}, "sim")
+
+
 def test_an_error_inside_the_target_is_its_own():
     """Not reported as an argument that the target does not take."""
     with pytest.raises(TypeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fastloop.bench.decode.subject import Subject, open_subject
 from fastloop.bench.decode.timing import time_in_turns
 from fastloop.bench.decode.validity import measure_validity
 from fastloop.bench.decode.work import agreement, measure_work, passes, ratio
+from fastloop.config.ranges import at_least
 from fastloop.progress import bar
 from fastloop.run_folder import config_yaml, make_run_dir, provenance, write_result
 
@@ -50,9 +52,13 @@ def run(config: DecodeBenchConfig) -> int:
 
 def _check(config: DecodeBenchConfig) -> None:
     """Refuse what would only come out minutes later."""
-    for name in ("prompts", "episode_prompts", "repeats", "sampled_prompts"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    at_least(config, 1, "prompts", "episode_prompts", "repeats", "sampled_prompts")
+    decoding = dataclasses.asdict(config.policy.decoding)
+    if said := [name for name, value in decoding.items() if value is not None]:
+        raise ValueError(
+            f"policy.decoding.{said[0]} is not heard here, where every arm writes in its own way: "
+            f"say arms.NAME.{said[0]}=..."
+        )
     for name in ("apart_s", "plan_hz"):
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")

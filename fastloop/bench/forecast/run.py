@@ -17,6 +17,7 @@ from fastloop.bench.forecast.measure import Scores, event_intervals, intervals, 
 from fastloop.bench.forecast.report import caption, print_tables, render_forecast_bench, tables
 from fastloop.bench.forecast.timing import time_in_turns, time_queries
 from fastloop.bench.forecast.training import data_digest
+from fastloop.config.ranges import at_least
 from fastloop.datasets.scores.sampled import alike
 from fastloop.datasets.trajectories import Trajectories, TrajectoryData
 from fastloop.progress import bar
@@ -66,9 +67,7 @@ def run(config: ForecastBenchConfig) -> int:
 
 def _check(config: ForecastBenchConfig) -> None:
     """Refuse what would only come out minutes later."""
-    for name in ("samples", "batch", "timed_agents", "repeats", "save_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    at_least(config, 1, "samples", "batch", "timed_agents", "repeats", "save_every")
     if config.drawn < config.samples:
         raise ValueError(
             f"drawn must be at least samples={config.samples}, which are the first of them; got "

@@ -13,6 +13,7 @@ from fastloop.bench.shape.measure import Found, measure_context, measure_errors
 from fastloop.bench.shape.network import random_model
 from fastloop.bench.shape.passes import bandwidth
 from fastloop.bench.shape.report import metrics, tables
+from fastloop.config.ranges import at_least
 from fastloop.policies.checkpoints.published import weights_dtype
 from fastloop.run_folder import make_run_dir, write_result
 from fastloop.setup import device_of
@@ -71,9 +72,9 @@ def run(config: ShapeBenchConfig) -> int:
 
 def _check(config: ShapeBenchConfig) -> None:
     """Refuse what would only come out minutes later."""
-    for name in ("fork_tokens", "room", "repeats", "block", "prompts", "bandwidth_mib", "threads"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    at_least(
+        config, 1, "fork_tokens", "room", "repeats", "block", "prompts", "bandwidth_mib", "threads"
+    )
     for name in ("contexts", "tokens"):
         if not getattr(config, name):
             raise ValueError(f"{name} names none")

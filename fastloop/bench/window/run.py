@@ -14,6 +14,7 @@ from fastloop.accel.apply import accelerate
 from fastloop.accel.config import AccelConfig
 from fastloop.accel.samplers import build_sampler
 from fastloop.bench.window.config import WindowBenchConfig
+from fastloop.config.ranges import at_least
 from fastloop.policies.diffusion.model import ACTION, DiffusionModel
 from fastloop.policies.diffusion.normalizer import LinearNormalizer
 from fastloop.policies.diffusion.policy import DiffusionPolicy
@@ -40,9 +41,7 @@ def run(config: WindowBenchConfig) -> int:
     Returns:
         0, or 1 where remembered frames give another condition; then no times are taken.
     """
-    for name in ("cameras", "future", "repeats"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    at_least(config, 1, "cameras", "future", "repeats")
     if not config.frames or min(config.frames) < 1 or len({*config.frames}) < len(config.frames):
         raise ValueError(f"frames must be numbers from 1 on, each once; got {config.frames}")
     console = Console()
