@@ -15,13 +15,15 @@ from fastloop.config import PolicyConfig, SamplerOverrides
 from fastloop.deploy.server.remote import RemotePolicy
 from fastloop.policies.base import Policy
 from fastloop.policies.best_of import BestOf, best_of
+from fastloop.policies.checkpoints.errors import CheckpointError
+from fastloop.policies.checkpoints.files import read_json
 from fastloop.policies.diffusion.policy import DiffusionPolicy
 from fastloop.policies.driving.whole_plans import WholePlans, planner_of
 from fastloop.policies.history import History
-from fastloop.policies.load import load_policy
+from fastloop.policies.load import find_checkpoint, load_policy
 from fastloop.policies.prepare import Preparation, prepare
 from fastloop.policies.rng import Rng
-from fastloop.policies.spec import EnvSpec, check_specs
+from fastloop.policies.spec import EnvSpec, SpecMismatchError, check_specs
 from fastloop.sims.base import Sim
 from fastloop.sims.config import SimConfig
 from fastloop.sims.observations import visited_observations
@@ -100,8 +102,21 @@ def set_up(policy: PolicyConfig, sim: dict[str, Any]) -> Setup:
     sim_config = SimConfig.from_config(with_cameras(sim, policy.checkpoint))
     world = sim_config.build()
     loaded = load(policy, world.env_spec, policy.sampler)
-    check_specs(loaded.spec, world.env_spec, policy_name=policy.checkpoint)
+    try:
+        check_specs(loaded.spec, world.env_spec, policy_name=policy.checkpoint)
+    except SpecMismatchError as error:
+        trained = _trained_in(policy.checkpoint)
+        raise SpecMismatchError(f"{error}\n{trained}: say sim=...") if trained else error from None
     return Setup(sim_config, world, loaded, prepare(loaded, threads=policy.threads))
+
+
+def _trained_in(checkpoint: str) -> str:
+    """A sentence about one of our folders; empty where nothing is known."""
+    try:
+        told = read_json(find_checkpoint(checkpoint) / "config.json")
+        return f"{checkpoint} was trained in {told['training']['environment']}"
+    except (CheckpointError, KeyError, TypeError):
+        return ""
 
 
 def load(policy: PolicyConfig, env: EnvSpec | None, sampler: SamplerOverrides) -> Policy:

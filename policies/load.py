@@ -164,7 +164,7 @@ def _load_vision_language(
     if env is None:
         raise ValueError(
             f"{path} plans the waypoints that an environment asks for: give env=, the EnvSpec of "
-            "what it will drive"
+            "what it will drive, or sim= on the command line"
         )
     _check_fields(decoding, DecodingConfig, "decoding")
     policy = VisionLanguagePlanner.load(

@@ -45,12 +45,14 @@ class Coverage:
         finished: those that ended in success, failure or timeout.
         missing: by arm, the planned episodes that have not run.
         errors: by arm, the episodes that broke.
+        causes: by arm, what the first of them broke with.
     """
 
     planned: int
     finished: int
     missing: Mapping[str, list[Key]]
     errors: Mapping[str, list[Key]]
+    causes: Mapping[str, str]
 
     @property
     def value(self) -> float:
@@ -67,7 +69,11 @@ class Coverage:
         if self.complete:
             return f"All {self.planned} planned episodes finished."
         holes = [f"{name}: not run {_few(keys)}" for name, keys in self.missing.items() if keys]
-        holes += [f"{name}: error in {_few(keys)}" for name, keys in self.errors.items() if keys]
+        holes += [
+            f"{name}: error in {_few(keys)} ({self.causes[name]})"
+            for name, keys in self.errors.items()
+            if keys
+        ]
         return (
             f"Partial result: {self.finished} of {self.planned} planned episodes "
             f"finished. {'; '.join(holes)}."
@@ -294,14 +300,16 @@ def _compare(summary: RunSummary, baseline: Arm, candidate: Arm) -> Comparison:
 
 
 def _coverage(summary: RunSummary) -> Coverage:
-    missing, errors = {}, {}
+    missing, errors, causes = {}, {}, {}
     for arm in summary.arms:
-        ran = {episode.key: episode.outcome for episode in arm.episodes}
+        ran = {episode.key: episode for episode in arm.episodes}
         missing[arm.name] = [key for key in summary.planned if key not in ran]
-        errors[arm.name] = [key for key in summary.planned if ran.get(key) == "error"]
+        broke = [key for key in summary.planned if key in ran and ran[key].outcome == "error"]
+        errors[arm.name] = broke
+        causes[arm.name] = ran[broke[0]].detail.strip().rpartition("\n")[2] if broke else ""
     planned = len(summary.planned) * len(summary.arms)
     holes = sum(map(len, missing.values())) + sum(map(len, errors.values()))
-    return Coverage(planned, planned - holes, missing, errors)
+    return Coverage(planned, planned - holes, missing, errors, causes)
 
 
 def _warm(arm: Arm) -> list[float]:

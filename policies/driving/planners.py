@@ -52,7 +52,7 @@ def make_planner(
     elif env is None:
         raise ValueError(
             f"{checkpoint} plans the waypoints that an environment asks for: give env=, the "
-            "EnvSpec of what it will drive"
+            "EnvSpec of what it will drive, or sim= on the command line"
         )
     else:
         planner = IDM(env) if str(checkpoint) == "idm" else Baseline(str(checkpoint), env)

@@ -1,4 +1,4 @@
-"""Numbers that are refused before anything is loaded."""
+"""What is refused before anything runs: numbers that cannot be, and things that do not fit."""
 
 from types import SimpleNamespace
 
@@ -39,10 +39,12 @@ def test_the_first_that_is_too_small_is_named():
         (["train", "dataset.path=x", "network.horizon=0"], "network.horizon must be at least 1"),
         (["run", "deploy.hz=0"], "must be above 0, got 0 and 4"),
         (["run", "deploy.plan_hz=0"], "must be above 0, got 10 and 0"),
+        (["eval", "policy=dp_lift"], "dp_lift was trained in robosuite Lift: say sim="),
+        (["serve", "policy=idm"], "or sim= on the command line"),
         (["bench", "decode", "policy.decoding.driver=ar"], "say arms.NAME.driver=..."),
     ],
 )
-def test_a_number_that_cannot_be_is_refused_at_once(words, told, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_is_refused_at_once(words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(words) == 2
     assert told in " ".join(capsys.readouterr().err.split())

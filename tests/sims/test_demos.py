@@ -171,9 +171,7 @@ def test_a_hopeless_expert_stops(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"failed on all of the first 5 seeds$"):
         recorded(recipe(max_steps=1), tmp_path / "a")
     faults = dict.fromkeys(range(100, 120), "raise")
-    with pytest.raises(
-        ValueError, match="5 seeds raised, lastly RuntimeError: the solver"
-    ):
+    with pytest.raises(ValueError, match="5 seeds raised, lastly RuntimeError: the solver"):
         recorded(recipe(faults=faults), tmp_path / "b")
 
 

@@ -220,6 +220,7 @@ def test_partial_coverage_is_said_everywhere(summary):
     sentence = analyze(partial).coverage.sentence()
     assert "197 of 200" in sentence
     assert "bac: not run pusht seed 97, pusht seed 98" in sentence
+    assert "bac: error in pusht seed 99 (sim <crashed>)" in sentence
     page = Page(render_html(partial, folder=Path()))
     assert sentence in page.text
     assert "sim <crashed>" in page.text
