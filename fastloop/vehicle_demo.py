@@ -16,12 +16,13 @@ from pathlib import Path
 
 import yaml
 
-from fastloop.cli import USER_ERRORS, configure
+from fastloop.cli import configure
 from fastloop.config import RunVerbConfig
 from fastloop.deploy.bags.from_drive import CAMERA, ODOMETRY, bag_of_drive
 from fastloop.deploy.bags.reading import read_bag
 from fastloop.deploy.messages import Messages
 from fastloop.run_folder import make_run_dir
+from fastloop.usage import USER_ERRORS
 from fastloop.verbs.run import run
 
 __all__ = ["main"]

@@ -42,8 +42,8 @@ def run(config: RunVerbConfig, *, listening: Callable[[], None] = lambda: None) 
     heard = deployment.deploy.replay.bag or "the world"
     long = "" if config.duration_s is None else f" for {config.duration_s:g} s"
     console.print(
-        f"{config.policy.checkpoint} listens to {heard}{long}, from the first state on "
-        f"{deployment.deploy.state.topic} on; Ctrl-C ends it",
+        f"{config.policy.checkpoint} listens to {heard}{long}, beginning with the first "
+        f"{deployment.deploy.state.topic}; Ctrl-C ends it",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     port = deployment.deploy.metrics_port

@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -65,14 +67,14 @@ def test_the_verbs_are_listed(run, arguments):
         assert re.search(rf"^  {verb} +{re.escape(what)}$", out, re.MULTILINE)
 
 
-def test_the_version(run):
-    assert run("--version")[:2] == (0, version("fastloop") + "\n")
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version(run, flag):
+    assert run(flag)[:2] == (0, version("fastloop") + "\n")
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help_lists_choices_and_settings(run, verb, flag):
-    code, out, _ = run(verb, flag)
+def test_help_lists_choices_and_settings(run, verb):
+    code, out, _ = run(verb, *(["denoise"] if verb == "bench" else []), "--help")
     assert code == 0
     for field in dataclasses.fields(schemas.SCHEMAS[verb]):
         assert re.search(rf"^{field.name}:", out, re.MULTILINE), field.name
@@ -81,6 +83,47 @@ def test_help_lists_choices_and_settings(run, verb, flag):
     for group in composed.hydra.runtime.choices:
         if not group.startswith("hydra/"):
             assert f"{group}= one of {', '.join(options(group))}" in out
+
+
+@pytest.mark.parametrize("words", [["-h"], ["help"]])
+@pytest.mark.parametrize("asked", [["info"], ["bench", "decode"], ["eval", "sim=toy"]])
+def test_help_may_stand_anywhere(run, asked, words):
+    expected = run(*asked, "--help")
+    assert expected[0] == 0
+    assert run(*asked, *words) == run(*words, *asked) == expected
+
+
+@pytest.mark.parametrize("words", [["bench", "--help"], ["help", "bench"]])
+def test_help_of_bench_says_what_each_task_is(run, words):
+    code, out, _ = run(*words)
+    assert code == 0
+    for task in cli.TASKS["bench"]:
+        assert re.search(rf"^  {task} +[A-Z].+[^.]$", out, re.MULTILINE), task
+    assert "  server    A policy server in a process of its own, and clients that ask" in out
+
+
+def test_help_shows_what_the_words_compose(run):
+    code, out, _ = run("eval", "sim=metadrive_map", "episodes=7", "--help")
+    assert code == 0
+    assert "fastloop.sims.metadrive.map.MetaDriveMap" in out
+    assert re.search("^episodes: 7$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["eval", "sim=nothing"], "Could not find 'sim/nothing'"),
+        (["eval", "episodes=many"], "could not be converted to Integer"),
+        (["eval", "accel.kind=magic"], "unknown accelerator 'magic'"),
+        (["eval", "+episode=3"], "unknown setting 'episode'"),
+        (["bench", "decod"], "cannot bench 'decod'"),
+        (["bench", "episodes=3"], "say what to bench"),
+    ],
+)
+def test_help_with_a_mistake_tells_the_mistake(run, words, told):
+    code, out, err = run(*words, "--help")
+    assert (code, out) == (2, "")
+    assert told in err
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -95,6 +138,29 @@ def test_an_unknown_verb_lists_the_verbs(run):
     code, _, err = run("evaluate")
     assert code == 2
     assert "unknown verb 'evaluate'; have: " + ", ".join(cli.VERBS) in err
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["evl"], "eval"),
+        (["bench", "decod"], "decode"),
+        (["eval", "episode=3"], "episodes"),
+        (["eval", "+episode=3"], "episodes"),
+        (["eval", "acel.budget=3"], "accel"),
+        (["eval", "accel.budgt=3"], "accel.budget"),
+        (["eval", "+accel.budgt=3"], "accel.budget"),
+    ],
+)
+def test_what_is_misspelt_is_asked_for(run, words, meant):
+    code, _, err = run(*words)
+    assert code == 2
+    assert err.endswith(f"\ndid you mean {meant}?\n")
+
+
+def test_nothing_near_is_asked_for_where_nothing_is(run):
+    assert "did you mean" not in run("zzz")[2]
+    assert "did you mean" not in run("eval", "zzz=3")[2]
 
 
 @pytest.mark.parametrize("group", sorted(GROUPS))
@@ -133,7 +199,9 @@ def test_an_unknown_setting_lists_the_settings(run, override, setting, have):
         (["eval", "episodes=many"], "'many' of type 'str' could not be converted to Integer"),
         (["eval", "policy.sampler.num_inference_steps=ten"], "could not be converted to Integer"),
         (["eval", "accel.kind=magic"], "unknown accelerator 'magic'; choose one of none, exact"),
-        (["eval", "policy"], "missing EQUAL"),
+        (["eval", "--episodes=3"], "settings are name=value, such as episodes=3\n"),
+        (["eval", "x.ckpt"], "'x.ckpt' is no setting: settings are name=value, such as episodes="),
+        (["bench", "denoise", "dp_lift"], "such as policy=dp_lift\n"),
         (["eval", "policy.checkpoint=/not/there", "sim=toy"], "shipped: "),
         (["eval", "sim=toy", "sim._target_=os.system"], "inside fastloop"),
         (["eval", "sim=toy", "+sim.speed=3"], "does not take"),
@@ -173,6 +241,61 @@ def test_ctrl_c_is_130(run, monkeypatch):
     assert code == 130
     assert "interrupted" in err
     assert "Traceback" not in err
+
+
+INTERRUPTED = """
+import signal, sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                {then}
+
+sys.meta_path.insert(0, Interrupting())
+from fastloop import cli
+{call}
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "then"),
+    [
+        ("cli.command()", "pass  # as NumPy and torch do here and there"),
+        ("sys.exit(cli.main())", "raise"),
+    ],
+)
+def test_ctrl_c_is_answered_while_torch_is_imported(call, then):
+    program = INTERRUPTED.format(call=call, then=then)
+    words = [sys.executable, "-c", program, "info", "ckpt=x"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "interrupted; what was finished is kept\n"
+
+
+RUNNING = """
+import signal, sys
+from fastloop import cli
+from fastloop.verbs import info
+
+def interrupted(_):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        print("tidied up")
+
+info.run = interrupted
+cli.command()
+"""
+
+
+def test_a_verb_that_runs_tidies_up_after_ctrl_c():
+    words = [sys.executable, "-c", RUNNING, "info", "ckpt=x"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (130, "tidied up\n")
+    assert ended.stderr == "interrupted; what was finished is kept\n"
 
 
 def test_a_fault_of_ours_is_not_hidden(run, monkeypatch):

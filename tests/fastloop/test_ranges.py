@@ -41,6 +41,7 @@ def test_the_first_that_is_too_small_is_named():
         (["run", "deploy.plan_hz=0"], "must be above 0, got 10 and 0"),
         (["eval", "policy=dp_lift"], "dp_lift was trained in robosuite Lift: say sim="),
         (["serve", "policy=idm"], "or sim= on the command line"),
+        (["serve", "api_key_file=nope"], "fastloop serve: api_key_file=nope: No such file"),
         (["bench", "decode", "policy.decoding.driver=ar"], "say arms.NAME.driver=..."),
     ],
 )

@@ -27,7 +27,7 @@ def test_it_leaves_a_film_with_pictures_and_plans(tmp_path, monkeypatch, capfd):
     assert "/camera/front/compressed" in layout
     told = capfd.readouterr().out
     assert "a generated drive, 4 s, in" in told
-    assert "for 3 s; Ctrl-C ends it" in told
+    assert "for 3 s, beginning with the first /odometry; Ctrl-C ends it" in told
 
 
 def test_a_replay_that_fails_ends_it(tmp_path, monkeypatch, capfd):
