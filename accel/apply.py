@@ -99,7 +99,7 @@ def accelerate(
             the kernels.
     """
     if not isinstance(config, AccelConfig):
-        raise TypeError(f"expected an AccelConfig, got {config!r}: say AccelConfig({config!r})")
+        raise TypeError(f"expected an AccelConfig, such as AccelConfig('bac'), got {config!r}")
     plain = remove(policy)
     if config.kind == "none" or os.environ.get("FASTLOOP_ACCEL") == "off":
         return plain

@@ -61,8 +61,13 @@ def write(
 def recorded_in(path: str | Path) -> str:
     """The simulator of ours that a readable file was recorded in; empty for any other file."""
     with h5py.File(path, "r") as file:
-        told = json.loads(file["data"].attrs.get("env_args", "{}"))
-    return str(told["env_name"]) if told.get("type") == "fastloop" else ""
+        text = file["data"].attrs.get("env_args", "")
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return ""
+    ours = isinstance(told, dict) and told.get("type") == "fastloop"
+    return str(told.get("env_name", "")) if ours else ""
 
 
 @os_errors_are_faults()

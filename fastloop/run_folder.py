@@ -69,8 +69,8 @@ def claim(folder: Path, digest: str, refusal: str) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "digest"
-    made = any(path != mark for path in folder.iterdir())
-    if made and mark.exists() and mark.read_text(encoding="utf-8") != digest:
+    made = any(path != mark and path.suffix != ".partial" for path in folder.iterdir())
+    if made and not (mark.exists() and mark.read_text(encoding="utf-8") == digest):
         raise ValueError(refusal)
     write_whole(mark, digest)
 

@@ -15,6 +15,7 @@ from typing import get_args, get_origin, get_type_hints
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -145,14 +146,21 @@ def _check_word(name: str, word: str) -> None:
             f"a text with special characters stands in quotes, {_spelled(setting, value)}; "
             "a list is [a,b], a map {a: 1}"
         )
+        if _parsed(word):
+            told = f"it names several values, and one is taken; {told}"
     raise ValueError(f"cannot read {word!r}: {told}")
 
 
 def _is_read(word: str) -> bool:
+    override = _parsed(word)
+    return override is not None and not override.is_sweep_override()
+
+
+def _parsed(word: str) -> Override | None:
     try:
-        return not OverridesParser.create().parse_override(word).is_sweep_override()
+        return OverridesParser.create().parse_override(word)
     except HydraException:
-        return False
+        return None
 
 
 def _spelled(setting: str, value: str) -> str:
@@ -181,7 +189,7 @@ def _example(name: str, word: str) -> str:
         return _spelled(needed[0], bare)
     plain = ((key, it) for key, it in settings.items() if not isinstance(it, dict | list))
     setting, value = next(plain)
-    return _spelled(setting, str(value or bare))
+    return _spelled(setting, bare if value is None else str(value))
 
 
 def _refuse_unknown(config: DictConfig, path: str = "") -> None:

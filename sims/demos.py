@@ -186,6 +186,7 @@ def record(
     """
     parts.mkdir(parents=True, exist_ok=True)
     successes = attempts = raised = 0
+    hopeless = ""
     seeds = count(first_seed)
     pool = ProcessPoolExecutor(
         num_workers, mp_context=get_context("spawn"), initializer=_die_with_parent
@@ -207,15 +208,16 @@ def record(
                 if attempt.success:
                     yield attempt.path
                 if attempts == raised == BROKEN:
-                    raise ValueError(
+                    hopeless = (
                         f"each of the first {attempts} seeds raised, lastly {attempt.error}: does "
                         "this expert know this simulator?"
                     )
+                    break
                 if attempts == HOPELESS and not successes:
-                    raise ValueError(
-                        f"the expert failed on all of the first {attempts} seeds"
-                        + (f", lastly with {attempt.error}" if attempt.error else "")
+                    hopeless = f"the expert failed on all of the first {attempts} seeds" + (
+                        f", lastly with {attempt.error}" if attempt.error else ""
                     )
+                    break
         except BrokenProcessPool as error:
             if interrupts.requested:
                 raise KeyboardInterrupt from error
@@ -225,6 +227,10 @@ def record(
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+    if hopeless:
+        for path in parts.glob("*.npz"):  # nothing to go on from, whatever is tried next
+            path.unlink()
+        raise ValueError(hopeless)
 
 
 @contextlib.contextmanager

@@ -131,10 +131,9 @@ class Comparison:
         """The claim that the run supports, and no stronger one."""
         pace = ""
         if self.speedup:
-            ends = f"{self.speedup.low:.2f} to {self.speedup.high:.2f}"
             pace = (
                 f"{self.candidate} plans {self.speedup.value:.2f}x as fast as {self.baseline} "
-                f"({ends if self.speedup.n > 1 else 'timed once'}"
+                f"({self.speedup.ends()}"
                 f"{'' if self.speed_differs else ', so no difference is shown'}). "
             )
         interval, points = self.difference.interval, f"{100 * self.margin:g} points"

@@ -44,6 +44,12 @@ class Interval:
     high: float
     n: int
 
+    def ends(self, form: str = ".2f", unit: str = "") -> str:
+        """``low to high``; a dash where nothing tells them."""
+        if math.isnan(self.low):
+            return "-"
+        return f"{self.low:{form}}{unit} to {self.high:{form}}{unit}"
+
 
 @dataclass(frozen=True)
 class PairedDifference:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from numbers import Integral, Real
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Any, get_args
 
 __all__ = ["build", "find"]
+
+# What a setting of each type may be; NumPy's numbers are among them.
+SCALARS: dict[type, Any] = {
+    bool: bool, int: Integral, float: Real, str: str | PurePath, NoneType: NoneType,
+}  # fmt: skip
 
 
 def find(config: Mapping[str, Any], what: str) -> Any:
@@ -54,9 +61,12 @@ def _check_types(found: Any, arguments: Mapping[str, Any], what: str) -> None:
     for name, value in arguments.items():
         kind = wanted[name].annotation if name in wanted else None
         kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-        if not set(kinds) <= {bool, int, float, str, NoneType}:
-            continue
-        fits = type(value) in kinds or (type(value) is int and float in kinds)
-        if not fits:
+        if set(kinds) <= set(SCALARS) and not any(_fits(value, kind) for kind in kinds):
             told = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
-            raise ValueError(f"{what}.{name} is {told}, got {value!r}")
+            raise ValueError(f"{what}.{name} is {told}, got {value!r}, a {type(value).__name__}")
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):  # which Python takes for a number
+        return kind is bool
+    return isinstance(value, SCALARS[kind])

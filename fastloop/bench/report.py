@@ -97,9 +97,8 @@ def _speed(arm: ArmFindings) -> list[str]:
     speed = arm.shown_speedup
     if speed is None:
         return [arm.name, arm.refused or "-", "-", "-", error, arm.success]
-    interval = f"{speed.low:.3g} to {speed.high:.3g}" if speed.n > 1 else "-"
     plan = milliseconds(arm.p50_ms or 0)
-    return [arm.name, times(speed.value), interval, plan, error, arm.success]
+    return [arm.name, times(speed.value), speed.ends(".3g"), plan, error, arm.success]
 
 
 def _error(arm: ArmFindings) -> list[str]:

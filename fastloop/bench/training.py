@@ -70,7 +70,7 @@ def run(config: TrainBenchConfig) -> int:
     title = f"Training on {samples} samples of {config.network.n_obs_steps} frames"
     console.print(text_table(title, ("arm", "a step", "an epoch"), rows))
     told = (
-        f"{times(gain.value)} ({times(gain.low)} to {times(gain.high)}); embeddings, once: "
+        f"{times(gain.value)} ({gain.ends(unit='x')}); embeddings, once: "
         f"{written_s:.3g} s\nrun folder: {folder}"
     )
     console.print(told, markup=False, highlight=False, soft_wrap=True)

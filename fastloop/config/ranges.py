@@ -15,5 +15,5 @@ def at_least(config: Any, least: int, *names: str) -> None:
         ValueError: naming the setting, and what it is.
     """
     for name in names:
-        if (value := attrgetter(name)(config)) < least:
+        if not (value := attrgetter(name)(config)) >= least:  # nan is not, either
             raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -41,6 +41,7 @@ __all__ = ["run"]
 AnyRecipe = Recipe | VLARecipe | CacheFlowRecipe
 
 READ = f"{robomimic.__name__}.read"
+OUT = "out"  # a file of a run folder, which says where the policy goes
 CHECKS = "checks"  # under a run folder, by stage and step
 CHECK_SEED = 500_000  # closed-loop checks never touch the seeds that evaluations use
 
@@ -66,6 +67,7 @@ def run(config: TrainVerbConfig) -> int:
     out = Path(config.out) if config.out else folder / "policy"
     if config.out:
         out.mkdir(parents=True, exist_ok=True)  # fails now, or not after hours
+        write_whole(folder / OUT, str(out.resolve()))
     for told in _recorded_elsewhere(config):
         console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
     with catch_interrupts() as stop:
@@ -165,17 +167,17 @@ class _Stage:
         stays = [fact["stage"] != name or fact["step"] <= step for fact in facts]
         write_whole(self._log, "".join(compress(whole, stays)))
         for made in self.folder.glob(f"{CHECKS}/{name}/*"):
-            if int(made.name) > step:
+            if made.name.isdigit() and int(made.name) > step:
                 shutil.rmtree(made)
 
 
 def _check_place(config: TrainVerbConfig) -> None:
-    """A policy takes nobody's place, but for what the same run wrote there before."""
-    goes_on = config.run_dir and any(Path(config.run_dir).glob("*.pt"))
+    """A policy takes nobody's place, but for what the same run has put there before."""
     out = Path(config.out) if config.out else None
-    if out is None or goes_on or not out.exists():
+    if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not out.is_dir() or any(out.iterdir()):
+    mark = Path(config.run_dir or "") / OUT
+    if not config.run_dir or not mark.exists() or mark.read_text() != str(out.resolve()):
         raise ValueError(f"{out} exists already; remove it, or choose another out=")
 
 

@@ -61,7 +61,7 @@ def text_table(title: str, head: Sequence[str] | None, rows: Iterable[Sequence[s
     for index, name in enumerate(head or rows[0]):
         # A name that is cut short may be that of several rows.
         table.add_column(Text(name), justify="right" if index and head else "left",
-                         no_wrap=not index)  # fmt: skip
+                         overflow="ellipsis" if index else "fold")  # fmt: skip
     for row in rows:
         # Text, so that a name with brackets is not read as rich markup.
         table.add_row(*map(Text, row))

@@ -76,8 +76,8 @@ def _header(summary: RunSummary) -> Html:
         first = findings.comparisons[0]
         gap = first.difference.interval
         if first.speedup:
-            ends = f"{times(first.speedup.low)} to {times(first.speedup.high)}"
-            tiles.append(("speed-up, ratio of medians", times(first.speedup.value), ends))
+            speed = first.speedup
+            tiles.append(("speed-up, ratio of medians", times(speed.value), speed.ends(unit="x")))
         ends = f"{points(gap.low)} to {points(gap.high)}, {gap.n} pairs"
         tiles.append(("success difference, points", points(gap.value), ends))
     timed = [arm for arm in findings.arms[:2] if arm.latency.n]

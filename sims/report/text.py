@@ -50,7 +50,7 @@ def milliseconds(value: float) -> str:
 
 
 def times(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}x"
+    return f"{value:.2f}x"
 
 
 def p_value(value: float) -> str:
@@ -96,8 +96,7 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, str]]:
         rows.append(
             (
                 "speed-up",
-                f"{times(speed.value)} ({times(speed.low)} to {times(speed.high)}), "
-                f"{speed.n} {how}",
+                f"{times(speed.value)} ({speed.ends(unit='x')}), {speed.n} {how}",
             )
         )
     return rows

@@ -132,5 +132,5 @@ def test_zeus_with_every_evaluation_is_the_policy(toy_stack, ddpm, chunk):
 
 
 def test_a_name_is_no_configuration(policy):
-    with pytest.raises(TypeError, match=r"say AccelConfig\('uniform'\)"):
+    with pytest.raises(TypeError, match=r"such as AccelConfig\(.bac.\), got .uniform."):
         accelerate(policy, "uniform")

@@ -246,6 +246,8 @@ def test_ctrl_c_is_130(run, monkeypatch):
 INTERRUPTED = """
 import signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+
 class Interrupting:
     def find_spec(self, name, *_):
         if name == "torch":
@@ -277,6 +279,7 @@ def test_ctrl_c_is_answered_while_torch_is_imported(call, then):
 
 RUNNING = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 from fastloop import cli
 from fastloop.verbs import info
 

@@ -6,7 +6,14 @@ from dataclasses import replace
 import pytest
 
 from fastloop.config import EvalConfig
-from fastloop.run_folder import config_digest, config_yaml, make_run_dir, provenance, write_result
+from fastloop.run_folder import (
+    claim,
+    config_digest,
+    config_yaml,
+    make_run_dir,
+    provenance,
+    write_result,
+)
 
 
 def test_runs_of_the_same_second_do_not_share_a_folder(tmp_path, monkeypatch):
@@ -57,3 +64,15 @@ def test_a_result_has_every_field_that_scripts_read(tmp_path):
 def test_the_configuration_is_readable(tmp_path):
     assert "episodes: 100" in config_yaml(replace(EvalConfig(), episodes=100))
     assert next(iter(provenance(first=1))) == "first"
+
+
+def test_a_folder_belongs_to_who_made_something_in_it(tmp_path):
+    folder = tmp_path / "parts"
+    claim(folder, "one", "it is another's")
+    claim(folder, "two", "it is another's")  # nothing was made
+    (folder / "part").touch()
+    claim(folder, "two", "it is another's")
+    for mark in ("one", None):
+        (folder / "digest").write_text(mark) if mark else (folder / "digest").unlink()
+        with pytest.raises(ValueError, match="another's"):
+            claim(folder, "two", "it is another's")

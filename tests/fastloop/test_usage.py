@@ -37,6 +37,12 @@ def test_a_word_that_is_no_setting(name, word, meant):
     assert told == f"{word!r} is no setting: settings are name=value, such as {meant}"
 
 
+@pytest.mark.parametrize("values", ["1,2", "choice(1,2)", "range(3)"])
+def test_one_value_is_taken(values):
+    with pytest.raises(ValueError, match=r"it names several values, and one is taken"):
+        usage.composed("eval", [f"episodes={values}"])
+
+
 @pytest.mark.parametrize("value", ["/a b (1).ckpt", "a=b", "1,2", "é", 'say "a"', "it's", "a#b"])
 def test_a_value_with_special_characters_is_shown_in_quotes(value):
     told = refused("eval", f"policy.checkpoint={value}")

@@ -16,6 +16,7 @@ import torch
 
 from fastloop import cli, load_policy, run_folder
 from fastloop.accel.block_cache.plan import CachePlan
+from fastloop.datasets import robomimic
 from fastloop.policies.checkpoints import load_checkpoint
 from fastloop.policies.training import Trainer
 from fastloop.sims.toy import PointMass
@@ -274,6 +275,9 @@ def test_a_policy_that_is_there_is_not_overwritten(demonstrations, tmp_path, cap
     shutil.rmtree(out)
     for _ in range(2):  # the same run may write it again
         assert cli.main([*command, *runs]) == 0
+    theirs = tmp_path / "theirs"
+    shutil.copytree(out, theirs)
+    assert cli.main([*command, runs[0], f"out={theirs}"]) == 2, "but nothing else"
     assert load_checkpoint(out).training["steps"] == 2
     assert (out / "model.safetensors").stat().st_mode == (out / "config.json").stat().st_mode
 
@@ -291,6 +295,10 @@ def test_demonstrations_of_another_simulator_are_pointed_out(demonstrations, tmp
     command = ["train", *TRAIN, f"dataset.path={elsewhere}", "train.steps=2"]
     assert cli.main([*command, f"run_dir={tmp_path / 'other'}"]) == 0
     assert "was recorded in fastloop.sims.far.Far" in capsys.readouterr().out
+    for told in ("", "none", "null", '{"type": "fastloop"}'):
+        with h5py.File(elsewhere, "a") as file:
+            file["data"].attrs["env_args"] = told
+        assert robomimic.recorded_in(elsewhere) == ""
 
 
 def test_eval_compares_the_accelerated_policy_with_the_plain_one(trained, tmp_path, capfd):

@@ -173,6 +173,7 @@ def test_a_hopeless_expert_stops(tmp_path, monkeypatch):
     faults = dict.fromkeys(range(100, 120), "raise")
     with pytest.raises(ValueError, match="5 seeds raised, lastly RuntimeError: the solver"):
         recorded(recipe(faults=faults), tmp_path / "b")
+    assert not list(tmp_path.glob("*/*")), "nothing is in the way of another try"
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,26 @@ def test_a_crash_never_flatters_the_candidate(summary):
     assert (in_baseline.gained, in_baseline.interval.n) == (0, 99)
 
 
+def test_one_timed_pair_has_no_interval(summary):
+    once = replace(summary, interleaved_ms={"plain": [100.0], "bac": [20.0]})
+    assert not analyze(once).comparisons[0].speed_differs
+    assert "5.00x (-), 1 interleaved pairs" in printed(once)
+    page = Page(render_html(once, folder=Path())).text
+    assert not re.search(r"\bnan\b", printed(once) + page)
+    assert result_json(once)["metrics"]["speedup"]["low"] is None
+
+
+def test_long_names_take_no_figure_away(summary):
+    name = "a_policy_of_the_first_of_june_after_100_epochs"
+    long = [replace(arm, name=f"{arm.name}_{name}") for arm in summary.arms]
+    out = io.StringIO()
+    told = replace(summary, arms=long, interleaved_ms={})
+    print_report(told, Console(file=out, width=80))
+    for arm in analyze(told).arms:
+        assert f"{arm.success.value:.1%} " in out.getvalue()
+    assert "…" not in out.getvalue()
+
+
 def test_partial_coverage_is_said_everywhere(summary):
     plain, bac = summary.arms
     broken = [*bac.episodes[:-3], Episode("pusht", 99, "error", "sim <crashed>")]

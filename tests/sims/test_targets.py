@@ -1,5 +1,6 @@
 """What a configuration may name."""
 
+import numpy as np
 import pytest
 
 from fastloop.sims.config import SimConfig
@@ -35,7 +36,7 @@ def test_a_target_that_cannot_be_is_refused(config, message):
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"max_steps": "ten"}, "sim.max_steps is int, got 'ten'"),
+        ({"max_steps": "ten"}, "sim.max_steps is int, got 'ten', a str"),
         ({"max_steps": True}, "sim.max_steps is int, got True"),
         ({"max_steps": -3}, "control_hz and max_steps must be positive, got .* and -3"),
     ],
@@ -53,7 +54,9 @@ def test_types_that_are_no_scalars_are_left_to_who_reads_them(monkeypatch):
     monkeypatch.setattr("fastloop.sims.targets.find", lambda config, what: takes)
     assert build({"_target_": "x", "one": ("a",), "two": 3}, "sim") == (("a",), 3)
     assert build({"_target_": "x", "one": [], "two": None}, "sim") == ([], None)
-    with pytest.raises(ValueError, match=r"sim.two is float or null, got 'x'"):
+    for number in (np.float32(2), np.int64(2)):
+        assert build({"_target_": "x", "one": [], "two": number}, "sim") == ([], 2)
+    with pytest.raises(ValueError, match=r"sim.two is float or null, got 'x', a str"):
         build({"_target_": "x", "one": [], "two": "x"}, "sim")
 
 

@@ -41,7 +41,7 @@ def shared_prefix_attention(
     if P and q.dtype != wide:
         # What all keys share moves all scores of a query alike, which softmax does not see, but
         # rounding does: keys of Qwen2.5 have biases many times as large as what tells them apart.
-        common = k_prefix.mean(2, keepdim=True)
+        common = _mean(k_prefix, visible)
         k_prefix, k_suffix = k_prefix - common, k_suffix - common
     rows = (q * scale).reshape(N, heads, group * Q, D)
     folded = rows.transpose(0, 1).reshape(heads, N * group * Q, D)
@@ -63,3 +63,12 @@ def shared_prefix_attention(
     if visible is not None:
         sees = sees | visible.any(-1, keepdim=True)
     return mixed.masked_fill_(~sees[:, None, :, None], 0.0)  # softmax of nothing is NaN
+
+
+def _mean(keys: torch.Tensor, visible: torch.Tensor | None) -> torch.Tensor:
+    """Over those of (1, Hkv, P, D) that a branch sees (B or 1, P): (1, Hkv, 1, D)."""
+    if visible is None:
+        return keys.mean(2, keepdim=True)
+    seen = visible.any(0)
+    share = seen.float().mean().clamp(min=1 / len(seen)).to(keys.dtype)
+    return keys.masked_fill(~seen[:, None], 0.0).mean(2, keepdim=True) / share

@@ -134,13 +134,11 @@ def render_forecast_bench(
 
 
 def _cells(interval: Interval) -> list[str]:
-    if math.isnan(interval.low):
-        return [_value(interval), "-"]
-    return [_value(interval), f"{interval.low:.3f} to {interval.high:.3f}"]
+    return [_value(interval), interval.ends(".3f")]
 
 
 def _times(interval: Interval) -> list[str]:
-    return [times(interval.value), f"{interval.low:.3g} to {interval.high:.3g}"]
+    return [times(interval.value), interval.ends(".3g")]
 
 
 def _value(interval: Interval | None) -> str:

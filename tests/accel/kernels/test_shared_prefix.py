@@ -81,6 +81,17 @@ def test_fast_form_rounds_what_tells_keys_apart_and_not_what_they_share(sizes, s
     torch.testing.assert_close(result, exact, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_nobody_sees_changes_no_bit(dtype):
+    args = arguments(SIZES[2], dtype, shown="shared")
+    expected = fast.shared_prefix_attention(*args)
+    hidden = ~args[-1].any(0)
+    k_prefix = args[1].clone()
+    k_prefix[:, :, hidden] = 1e4
+    result = fast.shared_prefix_attention(args[0], k_prefix, *args[2:])
+    assert torch.equal(result, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shown", SHOWN)
 @pytest.mark.parametrize("sizes", SIZES)
