@@ -201,7 +201,9 @@ def _report(
         render_score(found, moments, provenance(**facts), config_yaml(config)), encoding="utf-8"
     )
     head, rows = metric_table(found.metrics, between="\n")
-    console.print(text_table(f"{found.planner} on {found.benchmark}", head, rows))
+    table = text_table(f"{found.planner} on {found.benchmark}", head, rows)
+    table.columns[0].no_wrap = True  # names of figures, which are copied from here
+    console.print(table)
     for name, told in found.conditions.items():
         console.print(Text(f"{name}: {told}", style="dim"))
     style = "" if coverage.complete else "bold red"
